@@ -1,0 +1,1 @@
+"""The command `outrider`: the one place where the parts are put together."""

@@ -1,0 +1,1 @@
+"""What a training script imports, and the records that all sides speak. Standard library only."""

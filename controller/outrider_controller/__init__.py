@@ -1,0 +1,1 @@
+"""The controller: turns observations into incidents, diagnoses, decisions and actions, and keeps the ledger."""
