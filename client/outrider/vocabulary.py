@@ -1,0 +1,93 @@
+"""Every word that more than one part of Outrider says, each list in this one place.
+
+A *cause* is the same word in a diagnosis, in ``runbooks/<cause>.md``, in ``tests/scenarios/<cause>.py`` and in a metric
+label; a test holds these sets equal. Observation kinds, decisions and injected faults are vocabularies of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CAUSES: Final = (
+    "rank-killed",
+    "rank-crashed",
+    "user-error",
+    "out-of-memory",
+    "node-lost",
+    "no-progress",
+    "unknown",
+)
+
+DECISIONS: Final = (
+    "watch",
+    "capture-evidence",
+    "drain-at-checkpoint",
+    "restart",
+    "restart-without-suspect",
+    "reset-gpu",
+    "reboot-node",
+    "shrink",
+    "grow",
+    "hold-for-person",
+)
+
+BINS: Final = (
+    "start",
+    "productive",
+    "checkpoint",
+    "detection",
+    "diagnosis",
+    "restart",
+    "redo",
+    "planned",
+    "held",
+    "idle",
+)
+
+JOB_STATES: Final = ("starting", "training", "interrupted", "held", "completed", "failed")
+NODE_STATES: Final = ("healthy", "suspect", "cordoned", "lost", "spare", "unknown")
+SEVERITIES: Final = ("fatal", "error", "warning", "info")
+
+OBSERVATION_KINDS: Final = (
+    "rank-exited",  # a rank's process ended; evidence: records.RankExit
+    "ranks-started",  # a node's ranks of one attempt run; evidence: pids, warm
+    "cold-start",  # the keeper could not fork safely and started each rank afresh; text says why
+    "start-failed",  # a rank could not be started at all (no interpreter, no permission)
+    "keeper-lost",  # the keeper of a job died, and its ranks with it
+    "marks-refused",  # garbage on the marks' socket; counted, never fatal
+    "spool-damaged",  # the node's spool was unreadable and was set aside
+)
+
+# What a training script says it is doing (outrider.Run.phase); "step" is the ordinary work between marks.
+PHASES: Final = ("start", "load", "step", "checkpoint", "evaluation", "done")
+
+DEMO_FAULTS: Final = ("kill", "stop", "spin", "corrupt", "node", "nan")
+# Faults this version can inject and recover from by itself; the others are refused by name until their issue lands.
+DEMO_FAULTS_READY: Final = ("kill", "node")
+
+# Component classes of Table 5 of "The Llama 3 Herd of Models" (arXiv:2407.21783).
+CAUSE_GROUPS: Final = (
+    "Faulty GPU",
+    "GPU HBM3 Memory",
+    "Software Bug",
+    "Network Switch/Cable",
+    "Host Maintenance",
+    "GPU SRAM Memory",
+    "GPU System Processor",
+    "NIC",
+    "NCCL Watchdog Timeouts",
+    "Silent Data Corruption",
+    "GPU Thermal Interface + Sensor",
+    "SSD",
+    "Power Supply",
+    "Server Chassis",
+    "IO Expansion Board",
+    "Dependency",
+    "CPU",
+    "System Memory",
+)
+
+EXIT_DONE: Final = 0
+EXIT_PROBLEM: Final = 1
+EXIT_COULD_NOT: Final = 2
+EXIT_NO_RESTART_HELPS: Final = 93

@@ -1,0 +1,286 @@
+"""``evolve(state, row) -> state``: the only way state changes, in production, in recovery and in tests.
+
+It never decides: it only writes down what a row says. Rows of an older generation leave the state as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from outrider import records as spoken
+from outrider_controller.core import jobs
+from outrider_controller.core import records
+from outrider_controller.core import state as states
+
+State = states.State
+
+
+def evolve(state: State, row: records.Row) -> State:
+    """State after ``row``. Unknown jobs and nodes are left alone (their rows belong to nobody)."""
+    handler = _HANDLERS.get(type(row))
+    return handler(state, row) if handler else state
+
+
+def evolve_all(state: State, rows: Iterable[records.Row]) -> State:
+    """State after all ``rows`` in order."""
+    for row in rows:
+        state = evolve(state, row)
+    return state
+
+
+def _put_job(state: State, name: str, job: states.JobState) -> State:
+    return dataclasses.replace(state, jobs={**state.jobs, name: job})
+
+
+def _put_node(state: State, node: states.NodeState) -> State:
+    return dataclasses.replace(state, nodes={**state.nodes, node.node: node})
+
+
+def _change(state: State, name: str, **changes: Any) -> State:
+    job = state.jobs.get(name)
+    return _put_job(state, name, dataclasses.replace(job, **changes)) if job else state
+
+
+def _attempt(state: State, name: str, generation: int, **changes: Any) -> State:
+    job = state.jobs.get(name)
+    if job is None or job.attempt is None or job.attempt.generation != generation:
+        return state
+    return _change(state, name, attempt=dataclasses.replace(job.attempt, **changes))
+
+
+def _job_submitted(state: State, row: records.JobSubmitted) -> State:
+    old = state.jobs.get(row.job)
+    if old is not None and not old.over:
+        return state
+    job = states.JobState(spec=jobs.parse(row.spec), submitted_at=row.at, since_at=row.at)
+    if old is not None:
+        job = dataclasses.replace(job, incidents=old.incidents, effects=old.effects, generation=old.generation, attempts=old.attempts)
+    return _put_job(state, row.job, job)
+
+
+def _node_joined(state: State, row: records.NodeJoined) -> State:
+    old = state.nodes.get(row.node)
+    node = states.NodeState(
+        node=row.node,
+        boot_id=row.boot_id,
+        address=row.address,
+        slots=row.slots,
+        supervises=row.supervises,
+        simulated=row.simulated,
+        joined_at=row.at,
+        mark=old.mark if old else "clear",
+        why=old.why if old else "",
+    )
+    return _put_node(state, node)
+
+
+def _node_silent(state: State, row: records.NodeSilent) -> State:
+    node = state.nodes.get(row.node)
+    if node is None or node.silent_since is not None:
+        return state
+    return _put_node(state, dataclasses.replace(node, silent_since=row.since))
+
+
+def _node_marked(state: State, row: records.NodeMarked) -> State:
+    node = state.nodes.get(row.node)
+    return _put_node(state, dataclasses.replace(node, mark=row.mark, why=row.why)) if node else state
+
+
+def _observed(state: State, row: records.Observed) -> State:
+    job = state.jobs.get(row.job)
+    seen = row.observation
+    if job is None or job.attempt is None or seen.generation != job.attempt.generation:
+        return state
+    if row.step_s is not None:
+        state = _change(state, row.job, step_s=row.step_s)
+    if job.incident is not None and seen.kind != "rank-exited" and job.incident.generation == seen.generation:
+        incident = dataclasses.replace(job.incident, observations=(*job.incident.observations, seen))
+        state = _change(state, row.job, incident=incident)
+    if seen.kind == "rank-exited" and seen.rank is not None and seen.rank not in job.attempt.ended_ranks:
+        exits = (*job.attempt.exits, (seen.node, rank_exit(seen)))
+        state = _attempt(state, row.job, job.attempt.generation, exits=exits)
+    return state
+
+
+def rank_exit(seen: spoken.Observation) -> spoken.RankExit:
+    """The exit that a ``rank-exited`` observation carries; fields of a newer agent are passed over."""
+    known = {f.name for f in dataclasses.fields(spoken.RankExit)}
+    return spoken.RankExit(**{key: value for key, value in seen.evidence.items() if key in known})
+
+
+def _attached(state: State, row: records.Attached) -> State:
+    job = state.jobs.get(row.job)
+    if job is None or job.attempt is None or job.attempt.generation != row.generation:
+        return state
+    state = _attempt(state, row.job, row.generation, attached_at=row.at)
+    return _change(
+        state, row.job, speaks=True, mesh=row.mesh or job.mesh or job.spec.mesh, flops_per_token=row.flops_per_token or job.flops_per_token
+    )
+
+
+def _training(state: State, row: records.Training) -> State:
+    job = state.jobs.get(row.job)
+    if job is None or job.attempt is None or job.attempt.generation != row.generation:
+        return state
+    state = _attempt(state, row.job, row.generation, training_at=row.at)
+    watch = job.incident.lost_step if job.incident else None
+    return _change(state, row.job, watch_step=watch, restart_s=row.at - job.attempt.planned_at)
+
+
+def _step_reached(state: State, row: records.StepReached) -> State:
+    job = state.jobs.get(row.job)
+    reached = job is not None and job.watch_step is not None and row.step >= job.watch_step
+    return _change(state, row.job, watch_step=None) if reached else state
+
+
+def _checkpoint_saved(state: State, row: records.CheckpointSaved) -> State:
+    job = state.jobs.get(row.job)
+    if job is None or job.attempt is None or job.attempt.generation != row.generation:
+        return state
+    state = _attempt(state, row.job, row.generation, checkpoint_step=row.step)
+    return _change(state, row.job, newest_checkpoint_step=max(job.newest_checkpoint_step, row.step))
+
+
+def _timer_gone(state: State, row: records.TimerFired | records.TimerCancelled) -> State:
+    job = state.jobs.get(row.job)
+    return _change(state, row.job, timers=tuple(t for t in job.timers if t[0] != row.timer)) if job else state
+
+
+def _timer_set(state: State, row: records.TimerSet) -> State:
+    state = _timer_gone(state, records.TimerCancelled(row.at, row.job, row.timer))
+    job = state.jobs.get(row.job)
+    return _change(state, row.job, timers=(*job.timers, (row.timer, row.due_at))) if job else state
+
+
+def _effect_requested(state: State, row: records.EffectRequested) -> State:
+    job = state.jobs.get(row.job)
+    if job is None:
+        return state
+    state = _change(state, row.job, pending=(*job.pending, row), effects=job.effects + 1)
+    if row.name == "stop-attempt":
+        state = _attempt(state, row.job, row.args["generation"], stop_wanted=True)
+    return state
+
+
+def _effect_done(state: State, row: records.EffectDone) -> State:
+    job = state.jobs.get(row.job)
+    effect = next((e for e in job.pending if e.effect == row.effect), None) if job else None
+    if job is None or effect is None:
+        return state
+    state = _change(state, row.job, pending=tuple(e for e in job.pending if e.effect != row.effect))
+    if effect.name == "stop-attempt":
+        return _attempt(state, row.job, effect.args["generation"], stopped=True, unreached=tuple(row.result.get("unreached", ())))
+    if effect.name == "start-attempt" and row.ok:
+        return _attempt(state, row.job, effect.args["generation"], running_at=row.at)
+    if effect.name == "find-checkpoint" and row.ok:
+        return _checkpoint_found(state, row)
+    return state
+
+
+def _checkpoint_found(state: State, row: records.EffectDone) -> State:
+    step = int(row.result.get("step") or 0)
+    job = state.jobs[row.job]
+    if job.incident is not None:
+        incident = dataclasses.replace(job.incident, checkpoint_path=str(row.result.get("path") or ""), checkpoint_step=step)
+        state = _change(state, row.job, incident=incident)
+    return _change(state, row.job, newest_checkpoint_step=max(job.newest_checkpoint_step, step))
+
+
+def _job_moved(state: State, row: records.JobMoved) -> State:
+    ended_by = "person" if row.now == "failed" and row.why.startswith(BY_PERSON) else ""
+    return _change(state, row.job, state=row.now, since_at=row.at, why=row.why, ended_by=ended_by)
+
+
+BY_PERSON = "a person "  # how the reason of an end by a person begins
+
+
+def _attempt_planned(state: State, row: records.AttemptPlanned) -> State:
+    attempt = states.Attempt(
+        attempt=row.attempt,
+        generation=row.generation,
+        placement=row.placement,
+        resume_path=row.resume_path,
+        resume_step=row.resume_step,
+        planned_at=row.at,
+    )
+    return _change(state, row.job, attempt=attempt, generation=row.generation, attempts=row.attempt + 1, watch_step=None)
+
+
+def _incident_opened(state: State, row: records.IncidentOpened) -> State:
+    job = state.jobs.get(row.job)
+    if job is None:
+        return state
+    incident = states.OpenIncident(
+        incident=row.incident,
+        opened_at=row.at,
+        fault_at=row.fault_at,
+        planned=row.planned,
+        attempt=row.attempt,
+        generation=row.generation,
+        lost_step=row.lost_step,
+        wanted=row.wanted,
+        step_s=job.step_s,
+    )
+    return _change(state, row.job, incident=incident, incidents=job.incidents + 1, watch_step=None)
+
+
+def _diagnosed(state: State, row: records.Diagnosed) -> State:
+    return _incident(state, row.job, row.incident, diagnosis=row)
+
+
+def _incident(state: State, name: str, incident: str, **changes: Any) -> State:
+    job = state.jobs.get(name)
+    if job is None or job.incident is None or job.incident.incident != incident:
+        return state
+    return _change(state, name, incident=dataclasses.replace(job.incident, **changes))
+
+
+def _decided(state: State, row: records.Decided) -> State:
+    job = state.jobs.get(row.job)
+    if job is None or job.incident is None or job.incident.incident != row.incident:
+        return state
+    found = job.incident.diagnosis
+    spent = states.Spent(
+        at=row.at,
+        cause=found.cause if found else "",
+        decision=row.decision,
+        signature=found.signature if found else "",
+        nodes=found.nodes if found else (),
+        checkpoint_step=job.newest_checkpoint_step,
+    )
+    history = (*job.spent, spent)[-states.SPENT_ROWS_MAX :]
+    state = _incident(state, row.job, row.incident, decision=row)
+    return _change(state, row.job, spent=history, restarts=job.restarts + row.decision.startswith("restart"))
+
+
+def _incident_closed(state: State, row: records.IncidentClosed) -> State:
+    job = state.jobs.get(row.job)
+    if job is None or job.incident is None or job.incident.incident != row.incident:
+        return state
+    return _change(state, row.job, incident=None, watch_step=None)
+
+
+_HANDLERS: dict[type, Callable[[State, Any], State]] = {
+    records.JobSubmitted: _job_submitted,
+    records.NodeJoined: _node_joined,
+    records.NodeSilent: _node_silent,
+    records.NodeMarked: _node_marked,
+    records.Observed: _observed,
+    records.Attached: _attached,
+    records.Training: _training,
+    records.StepReached: _step_reached,
+    records.CheckpointSaved: _checkpoint_saved,
+    records.TimerFired: _timer_gone,
+    records.TimerCancelled: _timer_gone,
+    records.TimerSet: _timer_set,
+    records.EffectRequested: _effect_requested,
+    records.EffectDone: _effect_done,
+    records.JobMoved: _job_moved,
+    records.AttemptPlanned: _attempt_planned,
+    records.IncidentOpened: _incident_opened,
+    records.Diagnosed: _diagnosed,
+    records.Decided: _decided,
+    records.IncidentClosed: _incident_closed,
+}

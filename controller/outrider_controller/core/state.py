@@ -1,0 +1,135 @@
+"""What the controller knows, rebuilt from the ledger by ``evolve`` alone. Everything here is frozen plain data.
+
+State is kept per job and per node, so an event costs what it touches. Closed incidents live in the ledger; the state keeps
+only the bounded history that the brakes count (``JobState.spent``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from outrider import records as spoken
+from outrider_controller.core import jobs
+from outrider_controller.core import records
+
+SPENT_ROWS_MAX = 256
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """One node. ``mark``: clear, lost or cordoned; ``silent_since`` is None while its agent is connected."""
+
+    node: str
+    boot_id: str
+    address: str
+    slots: int
+    supervises: bool
+    simulated: bool
+    joined_at: float
+    silent_since: float | None = None
+    mark: str = "clear"
+    why: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Ranks may be placed here: it supervises, is heard, and nobody has taken it out."""
+        return self.supervises and self.silent_since is None and self.mark == "clear"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at the job: one set of processes over one placement."""
+
+    attempt: int
+    generation: int
+    placement: tuple[str, ...]
+    resume_path: str
+    resume_step: int
+    planned_at: float
+    running_at: float | None = None  # every node has started its ranks
+    attached_at: float | None = None
+    training_at: float | None = None
+    checkpoint_step: int | None = None  # newest committed within this attempt
+    stop_wanted: bool = False
+    stopped: bool = False  # the stop-attempt effect is done
+    unreached: tuple[str, ...] = ()
+    exits: tuple[tuple[str, spoken.RankExit], ...] = ()  # (node, exit) in the order recorded
+
+    @property
+    def ended_ranks(self) -> frozenset[int]:
+        """Ranks known to be gone."""
+        return frozenset(exit_.rank for _, exit_ in self.exits)
+
+
+@dataclass(frozen=True)
+class OpenIncident:
+    """The incident that a job is in. Its past is in the ledger; this is what the next decision needs."""
+
+    incident: str
+    opened_at: float
+    fault_at: float
+    planned: bool
+    attempt: int
+    generation: int
+    lost_step: int | None
+    wanted: str = ""  # for a planned one, the verb of the person: stop or hold
+    observations: tuple[spoken.Observation, ...] = ()
+    diagnosis: records.Diagnosed | None = None
+    decision: records.Decided | None = None
+    step_s: float | None = None
+    checkpoint_path: str | None = None  # None until find-checkpoint has answered; "" for none
+    checkpoint_step: int = 0
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One past decision that the brakes count."""
+
+    at: float
+    cause: str
+    decision: str
+    signature: str
+    nodes: tuple[str, ...]
+    checkpoint_step: int  # newest checkpoint known when it was taken
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job."""
+
+    spec: jobs.JobSpec
+    submitted_at: float
+    state: str = "starting"
+    since_at: float = 0.0
+    attempt: Attempt | None = None
+    incident: OpenIncident | None = None
+    incidents: int = 0  # incidents, effects, generation and attempts count on when a job of this name is submitted again,
+    effects: int = 0  # so that no id and no generation is ever used twice
+    generation: int = 0
+    attempts: int = 0
+    pending: tuple[records.EffectRequested, ...] = ()
+    timers: tuple[tuple[str, float], ...] = ()
+    spent: tuple[Spent, ...] = ()
+    restarts: int = 0
+    newest_checkpoint_step: int = 0
+    watch_step: int | None = None  # the shell reports StepReached once this step is finished
+    step_s: float | None = None
+    restart_s: float | None = None  # how long the latest attempt took from plan to first step
+    speaks: bool = False  # some attempt of it has attached
+    mesh: str = ""
+    flops_per_token: float | None = None
+    why: str = ""
+    ended_by: str = ""  # "person" when a person stopped or rejected it
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will be done for this job."""
+        return self.state in ("completed", "failed")
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything: nodes and jobs by name."""
+
+    nodes: dict[str, NodeState] = field(default_factory=dict)
+    jobs: dict[str, JobState] = field(default_factory=dict)
