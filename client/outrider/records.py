@@ -85,6 +85,7 @@ class StepSample:
     tokens: float | None = None
     loss: float | None = None
     grad_norm: float | None = None
+    not_finite: tuple[str, ...] = ()  # "loss=nan": values that JSON cannot carry; their own fields are then None
 
 
 @dataclass(frozen=True)
