@@ -14,6 +14,7 @@ from typing import Final
 LINES_MAX = 4000  # of one log; the last ones count
 MESSAGE_LINES_MAX = 12  # NCCL's message has its verdict on the second line, and the cause of it on the fourth
 MESSAGE_CHARS_MAX = 2000
+TEXT_CHARS_MAX = 240
 
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # torch's excepthook writes "[rank3]: ", torchrun's tee "[default3]:", srun --label "3: ".
@@ -26,6 +27,7 @@ _FRAME: Final = re.compile(r'^\s+File "(?P<file>[^"\n]+)", line (?P<line>\d+)(?:
 _RAISED: Final = re.compile(
     r"^(?P<type>(?:[A-Za-z_][\w<>]*\.)*(?:_*[A-Z]\w*|\w*error|timeout))(?::\s?(?P<message>.*))?$"
 )
+_CPP_PLACE: Final = re.compile(r"^\[\S+\.(?:cc|cpp|cu|h|hpp):\d+\]\s*")
 _DURING: Final = re.compile(r"^(?:During handling of the above exception|The above exception was the direct cause)")
 # Lines that libraries print after a traceback; they belong to no message.
 _NATIVE_LINE: Final = re.compile(
@@ -68,8 +70,8 @@ class PythonError:
 
     @property
     def text(self) -> str:
-        """``KeyError: 'layer.3'``, the first line only."""
-        first = self.message.splitlines()[0] if self.message else ""
+        """``KeyError: 'layer.3'``: the first line only, bounded, without the place in torch's C++ before it."""
+        first = _CPP_PLACE.sub("", self.message.splitlines()[0])[:TEXT_CHARS_MAX] if self.message else ""
         return f"{self.name}: {first}" if first else self.name
 
 

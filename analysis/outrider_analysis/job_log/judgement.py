@@ -70,7 +70,7 @@ def judge(exit: records.RankExit) -> ExitJudgement:  # noqa: A002 - the word of 
     evidence = _gather(exit)
     found = _out_of_memory(evidence) or (_signalled(evidence) if evidence.signal else _exited(evidence))
     step = f" at step {exit.step}" if exit.step is not None else f" in phase {exit.phase}" if exit.phase else ""
-    sentence = f"rank {exit.rank} {found.text}{step}"
+    sentence = f"rank {exit.rank}{step} {found.text}"
     return ExitJudgement(found.kind, found.signature, sentence, found.pattern, found.error)
 
 
