@@ -78,7 +78,6 @@ def test_client_and_analysis_import_in_a_bare_interpreter(built: dict[str, pathl
     assert loaded <= sys.stdlib_module_names | set(tree.PACKAGES) | {"__main__"}
 
 
-@pytest.mark.slow
 def test_a_fresh_environment_gets_a_working_command_and_no_library(
     built: dict[str, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:

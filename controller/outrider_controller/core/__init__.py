@@ -1,0 +1,1 @@
+"""The controller's judgement: state and events in, records out. No clock, chance, disk, network or thread."""
