@@ -1,6 +1,7 @@
 """The 4D mesh: which rank sits where on the data, pipeline, context and tensor axes.
 
-A mesh is written outermost axis first, ``dp=2,pp=2,cp=1,tp=2``; the rank of a place is the row-major index in that order.
+A mesh is written outermost axis first, ``dp=2,pp=2,cp=1,tp=2``; the rank of a place is the row-major index in that
+order.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ def parse(text: str) -> Mesh:
     for part in text.split(","):
         name, _, size = part.strip().partition("=")
         if name not in AXES or not size.isascii() or not size.isdigit() or int(size) < 1:
-            raise MeshError(f"mesh {text!r}: {part.strip()!r} is not AXIS=SIZE with AXIS one of {', '.join(AXES)}, as in dp=2,pp=2,cp=1,tp=2")
+            raise MeshError(
+                f"mesh {text!r}: {part.strip()!r} is not AXIS=SIZE with AXIS one of {', '.join(AXES)}, "
+                "as in dp=2,pp=2,cp=1,tp=2"
+            )
         if name in dict(axes):
             raise MeshError(f"mesh {text!r}: axis {name} is given twice")
         axes.append((name, int(size)))

@@ -1,8 +1,8 @@
 """Where things lie on a machine: the state directory, the node's runtime directory, and what a good place for them is.
 
-The state directory holds what must survive (ledger, tokens, logs). The runtime directory holds sockets and spools; it is
-short, because a Unix socket's path may have at most 107 bytes, and local, because locks and sockets fail on a network
-file system.
+The state directory holds what must survive (ledger, tokens, logs). The runtime directory holds sockets and spools; it
+is short, because a Unix socket's path may have at most 107 bytes, and local, because locks and sockets fail on a
+network file system.
 """
 
 from __future__ import annotations
@@ -17,7 +17,27 @@ SOCKET_PATH_BYTES_MAX: Final = 107
 
 # File system types (third field of /proc/self/mounts) on which locks, SQLite and sockets cannot be trusted.
 NETWORK_FILE_SYSTEMS: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "ceph", "fuse.ceph", "beegfs", "fuse.sshfs", "fuse.glusterfs", "9p", "afs", "wekafs", "panfs", "pvfs2", "fuse.s3fs", "fuse.gcsfuse"}
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "lustre",
+        "gpfs",
+        "ceph",
+        "fuse.ceph",
+        "beegfs",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "9p",
+        "afs",
+        "wekafs",
+        "panfs",
+        "pvfs2",
+        "fuse.s3fs",
+        "fuse.gcsfuse",
+    }
 )
 
 
@@ -37,7 +57,11 @@ def state_dir(given: str | None = None) -> Path:
 def runtime_dir(state: Path, node: str) -> Path:
     """The node's runtime directory for one state directory: short, local, the same for every restart of the agent."""
     given = os.environ.get("OUTRIDER_RUNTIME")
-    base = Path(given) if given else Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"outrider-{os.getuid()}"
+    base = (
+        Path(given)
+        if given
+        else Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"outrider-{os.getuid()}"
+    )
     tag = hashlib.sha256(f"{state.resolve()}\0{node}".encode()).hexdigest()[:10]
     return base / tag
 
@@ -50,10 +74,16 @@ def make_private(path: Path) -> Path:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise PlaceError(f"{path}: cannot be used as a directory of Outrider: {error.strerror or error}. Give another with --state DIR or OUTRIDER_STATE") from error
+        raise PlaceError(
+            f"{path}: cannot be used as a directory of Outrider: {error.strerror or error}. "
+            "Give another with --state DIR or OUTRIDER_STATE"
+        ) from error
     kind = file_system(path)
     if kind in NETWORK_FILE_SYSTEMS and not os.environ.get("OUTRIDER_ALLOW_NETWORK_STATE"):
-        raise PlaceError(f"{path}: lies on a network file system ({kind}), where locks and sockets cannot be trusted. Give a local directory with --state DIR or OUTRIDER_STATE")
+        raise PlaceError(
+            f"{path}: lies on a network file system ({kind}), where locks and sockets cannot "
+            "be trusted. Give a local directory with --state DIR or OUTRIDER_STATE"
+        )
     return path
 
 

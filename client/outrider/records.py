@@ -1,6 +1,7 @@
 """The records that agent and controller both speak. Plain frozen dataclasses; times are Unix seconds, UTC.
 
-The wire and the disk carry them as JSON with these very field names, so a field is never renamed, only added with a default.
+The wire and the disk carry them as JSON with these very field names, so a field is never renamed, only added with a
+default.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ Json = dict[str, Any]
 class Observation:
     """One judged, typed fact about a node, a rank or a device, with its evidence.
 
-    ``seq`` numbers a node's observations within one spool (``spool_id`` in the hello); the controller takes each number once.
+    ``seq`` numbers a node's observations within one spool (``spool_id`` in the hello); the controller takes each
+    number once.
     """
 
     seq: int
@@ -37,7 +39,8 @@ class RankExit:
     """How one rank ended: the ``evidence`` of a ``rank-exited`` observation.
 
     ``order`` counts deaths within the node and attempt from 0, in the order the kernel reported them. ``code`` is the
-    exit status, or None when ``signal`` (its name, such as SIGKILL) ended it. ``asked`` tells that we had told it to stop.
+    exit status, or None when ``signal`` (its name, such as SIGKILL) ended it. ``asked`` tells that we had told it to
+    stop.
     """
 
     rank: int
@@ -90,7 +93,9 @@ class StepSample:
 
 @dataclass(frozen=True)
 class CheckpointMark:
-    """A checkpoint that the job says it has committed. ``stall_s``: seconds in phase checkpoint since the one before."""
+    """A checkpoint that the job says it has committed. ``stall_s``: seconds in phase checkpoint since the one
+    before.
+    """
 
     path: str
     step: int

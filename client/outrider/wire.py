@@ -1,8 +1,8 @@
 """What travels between an agent and the controller: one JSON text frame per message, told apart by ``type``.
 
-The agent dials in (``/v1/agents/connect``, ``Authorization: Bearer <node token>``), says Hello, and is answered Welcome or
-Refused. Observations are repeated until acknowledged; heartbeats and marks may be lost. An order carries an id that never
-changes: an agent that has carried it out before repeats the result and does nothing else.
+The agent dials in (``/v1/agents/connect``, ``Authorization: Bearer <node token>``), says Hello, and is answered
+Welcome or Refused. Observations are repeated until acknowledged; heartbeats and marks may be lost. An order carries
+an id that never changes: an agent that has carried it out before repeats the result and does nothing else.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Marks:
-    """Marks of the node's ranks for one job and generation, sent as they come (coalesced to at most 10 frames a second)."""
+    """Marks of the node's ranks for one job and generation, sent as they come (coalesced to at most 10 frames a
+    second).
+    """
 
     job: str
     generation: int
@@ -127,4 +129,7 @@ class Order:
 
 FromAgent = Hello | Observations | Heartbeat | Marks | OrderResult
 FromController = Welcome | Refused | Ack | Order
-MESSAGES: Final = {cls.__dataclass_fields__["type"].default: cls for cls in (Hello, Observations, Heartbeat, Marks, OrderResult, Welcome, Refused, Ack, Order)}
+MESSAGES: Final = {
+    cls.__dataclass_fields__["type"].default: cls
+    for cls in (Hello, Observations, Heartbeat, Marks, OrderResult, Welcome, Refused, Ack, Order)
+}

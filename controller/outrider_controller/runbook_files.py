@@ -1,7 +1,8 @@
-"""Runbook files -> front matter as plain mappings, for core.policy to judge. Markdown with YAML between two ``---`` lines.
+"""Runbook files -> front matter as plain mappings, for core.policy to judge. Markdown with YAML between two ``---``
+lines.
 
-YAML is read by PyYAML's safe loader, which makes plain data only. Problems are collected, never raised one by one, so that
-``outrider runbook check`` shows all of them with their lines.
+YAML is read by PyYAML's safe loader, which makes plain data only. Problems are collected, never raised one by one, so
+that ``outrider runbook check`` shows all of them with their lines.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def read(directory: Path = BUILT_IN) -> Runbooks:
     try:
         files = sorted(p for p in directory.iterdir() if p.suffix == ".md" and p.name != "README.md")
     except OSError as error:
-        raise RunbookError(f"{directory}: cannot read runbooks: {error.strerror}. Give their directory with --runbooks DIR") from error
+        raise RunbookError(
+            f"{directory}: cannot read runbooks: {error.strerror}. Give their directory with --runbooks DIR"
+        ) from error
     found = Runbooks()
     problems: list[Located] = []
     for file in files:
@@ -85,7 +88,13 @@ def _read_one(file: Path, into: Runbooks) -> list[Located]:
         document = yaml.safe_load(head)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        return [Located(file.name, mark.line + 2 if mark else 1, f"the front matter is not YAML: {getattr(error, 'problem', error)}")]
+        return [
+            Located(
+                file.name,
+                mark.line + 2 if mark else 1,
+                f"the front matter is not YAML: {getattr(error, 'problem', error)}",
+            )
+        ]
     except RecursionError:
         return [Located(file.name, 1, "the front matter is nested too deeply")]
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):

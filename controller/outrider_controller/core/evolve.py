@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from outrider import records as spoken
-from outrider_controller.core import jobs
-from outrider_controller.core import records
+from outrider_controller.core import jobs, records
 from outrider_controller.core import state as states
 
 State = states.State
@@ -38,12 +37,12 @@ def _put_node(state: State, node: states.NodeState) -> State:
     return dataclasses.replace(state, nodes={**state.nodes, node.node: node})
 
 
-def _change(state: State, name: str, **changes: Any) -> State:
+def _change(state: State, name: str, /, **changes: Any) -> State:
     job = state.jobs.get(name)
     return _put_job(state, name, dataclasses.replace(job, **changes)) if job else state
 
 
-def _attempt(state: State, name: str, generation: int, **changes: Any) -> State:
+def _attempt(state: State, name: str, generation: int, /, **changes: Any) -> State:
     job = state.jobs.get(name)
     if job is None or job.attempt is None or job.attempt.generation != generation:
         return state
@@ -56,7 +55,9 @@ def _job_submitted(state: State, row: records.JobSubmitted) -> State:
         return state
     job = states.JobState(spec=jobs.parse(row.spec), submitted_at=row.at, since_at=row.at)
     if old is not None:
-        job = dataclasses.replace(job, incidents=old.incidents, effects=old.effects, generation=old.generation, attempts=old.attempts)
+        job = dataclasses.replace(
+            job, incidents=old.incidents, effects=old.effects, generation=old.generation, attempts=old.attempts
+        )
     return _put_job(state, row.job, job)
 
 
@@ -116,7 +117,11 @@ def _attached(state: State, row: records.Attached) -> State:
         return state
     state = _attempt(state, row.job, row.generation, attached_at=row.at)
     return _change(
-        state, row.job, speaks=True, mesh=row.mesh or job.mesh or job.spec.mesh, flops_per_token=row.flops_per_token or job.flops_per_token
+        state,
+        row.job,
+        speaks=True,
+        mesh=row.mesh or job.mesh or job.spec.mesh,
+        flops_per_token=row.flops_per_token or job.flops_per_token,
     )
 
 
@@ -171,7 +176,9 @@ def _effect_done(state: State, row: records.EffectDone) -> State:
         return state
     state = _change(state, row.job, pending=tuple(e for e in job.pending if e.effect != row.effect))
     if effect.name == "stop-attempt":
-        return _attempt(state, row.job, effect.args["generation"], stopped=True, unreached=tuple(row.result.get("unreached", ())))
+        return _attempt(
+            state, row.job, effect.args["generation"], stopped=True, unreached=tuple(row.result.get("unreached", ()))
+        )
     if effect.name == "start-attempt" and row.ok:
         return _attempt(state, row.job, effect.args["generation"], running_at=row.at)
     if effect.name == "find-checkpoint" and row.ok:
@@ -183,9 +190,10 @@ def _checkpoint_found(state: State, row: records.EffectDone) -> State:
     step = int(row.result.get("step") or 0)
     job = state.jobs[row.job]
     if job.incident is not None:
-        incident = dataclasses.replace(job.incident, checkpoint_path=str(row.result.get("path") or ""), checkpoint_step=step)
-        state = _change(state, row.job, incident=incident)
-    return _change(state, row.job, newest_checkpoint_step=max(job.newest_checkpoint_step, step))
+        state = _change(state, row.job, incident=dataclasses.replace(job.incident, checkpoint_step=step))
+    path = str(row.result.get("path") or "")
+    newest = max(job.newest_checkpoint_step, step)
+    return _change(state, row.job, resume_path=path, resume_step=step if path else 0, newest_checkpoint_step=newest)
 
 
 def _job_moved(state: State, row: records.JobMoved) -> State:
@@ -205,7 +213,9 @@ def _attempt_planned(state: State, row: records.AttemptPlanned) -> State:
         resume_step=row.resume_step,
         planned_at=row.at,
     )
-    return _change(state, row.job, attempt=attempt, generation=row.generation, attempts=row.attempt + 1, watch_step=None)
+    return _change(
+        state, row.job, attempt=attempt, generation=row.generation, attempts=row.attempt + 1, watch_step=None
+    )
 
 
 def _incident_opened(state: State, row: records.IncidentOpened) -> State:
@@ -230,7 +240,7 @@ def _diagnosed(state: State, row: records.Diagnosed) -> State:
     return _incident(state, row.job, row.incident, diagnosis=row)
 
 
-def _incident(state: State, name: str, incident: str, **changes: Any) -> State:
+def _incident(state: State, name: str, incident: str, /, **changes: Any) -> State:
     job = state.jobs.get(name)
     if job is None or job.incident is None or job.incident.incident != incident:
         return state

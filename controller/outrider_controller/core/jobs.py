@@ -21,7 +21,9 @@ class JobError(ValueError):
 class Limits:
     """Bounds of one job; every field has a unit in its name. The runbooks bound the rest."""
 
-    grace_s: float = 2.0  # SIGTERM to SIGKILL; a blocked collective never runs a Python handler, so long waits are wasted
+    grace_s: float = (
+        2.0  # SIGTERM to SIGKILL; a blocked collective never runs a Python handler, so long waits are wasted
+    )
     start_s: float = 600.0  # an order to start ranks must be answered within this
     memory_bytes: int = 0  # address space of a rank (RLIMIT_AS); 0 for none
     open_files: int = 0  # RLIMIT_NOFILE of a rank; 0 leaves the system's
@@ -29,7 +31,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """One job. ``command`` is run once a rank; with a Python script it is forked from a warm keeper where that is safe."""
+    """One job. ``command`` is run once a rank; with a Python script it is forked from a warm keeper where that is
+    safe.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -101,23 +105,25 @@ def _checked(given: dict[str, Any], cls: type, prefix: str, skip: tuple[str, ...
 def _value(key: str, value: Any, kind: str) -> Any:
     wanted, words = _KINDS[kind]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if wanted is list and isinstance(value, tuple):
-        value = list(value)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        return float(value)
+    plain: Any = list(value) if isinstance(value, tuple) else value
+    if not isinstance(plain, wanted) or (wanted is int and isinstance(plain, bool)):
         raise JobError(f"{key}: {value!r} is not {words}")
-    if wanted is list:
-        if not all(isinstance(item, str) for item in value):
+    if isinstance(plain, list):
+        if not all(isinstance(item, str) for item in plain):
             raise JobError(f"{key}: {value!r} is not a list of texts")
-        return tuple(value)
-    if wanted is dict and not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+        return tuple(plain)
+    if isinstance(value, dict) and not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise JobError(f"{key}: every name and value must be a text; put numbers in quotes")
     return value
 
 
 def _consistent(spec: JobSpec) -> None:
     if not spec.name or len(spec.name) > NAME_LENGTH_MAX or not set(spec.name) <= NAME_LETTERS or spec.name[0] in "-.":
-        raise JobError(f"name: {spec.name!r} must be 1 to {NAME_LENGTH_MAX} of a-z, 0-9, '-', '_', '.', and begin with a letter or digit")
+        raise JobError(
+            f"name: {spec.name!r} must be 1 to {NAME_LENGTH_MAX} of a-z, 0-9, '-', '_', '.', "
+            "and begin with a letter or digit"
+        )
     if not spec.command:
         raise JobError("command: is empty; give the program and its arguments as a list")
     for key, value in (("nodes", spec.nodes), ("ranks_per_node", spec.ranks_per_node)):
@@ -134,7 +140,9 @@ def _consistent(spec: JobSpec) -> None:
         if getattr(spec.limits, key) < 0:
             raise JobError(f"limits.{key}: {getattr(spec.limits, key)} must not be below 0")
     if spec.resume and not any("{checkpoint}" in part for part in spec.resume):
-        raise JobError(f"resume: {list(spec.resume)!r} nowhere says {{checkpoint}}, so it would not resume from anything")
+        raise JobError(
+            f"resume: {list(spec.resume)!r} nowhere says {{checkpoint}}, so it would not resume from anything"
+        )
     _mesh_fits(spec)
 
 
@@ -146,4 +154,7 @@ def _mesh_fits(spec: JobSpec) -> None:
     except mesh_module.MeshError as error:
         raise JobError(f"mesh: {error}") from error
     if size != spec.world_size:
-        raise JobError(f"mesh: {spec.mesh} has {size} ranks, but nodes x ranks_per_node is {spec.nodes} x {spec.ranks_per_node} = {spec.world_size}")
+        raise JobError(
+            f"mesh: {spec.mesh} has {size} ranks, "
+            f"but nodes x ranks_per_node is {spec.nodes} x {spec.ranks_per_node} = {spec.world_size}"
+        )

@@ -1,8 +1,8 @@
 """Runbook front matter -> the rules the core follows.
 
-Each runbook says which failures it speaks for (``match``), what to do (``action``) and how often (``limits``). The core holds
-no number and no choice that stands here. A file with an unknown key, a wrong type or an unknown word is refused, with the
-good ones named, so that a typing error can never silently switch a rule off.
+Each runbook says which failures it speaks for (``match``), what to do (``action``) and how often (``limits``). The
+core holds no number and no choice that stands here. A file with an unknown key, a wrong type or an unknown word is
+refused, with the good ones named, so that a typing error can never silently switch a rule off.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from outrider import vocabulary
 
 # How a failure is told apart. ``exit`` words are outrider_analysis.job_log's judgements of the first dead rank, plus
 # start-failed for ranks that never came to life.
-EXIT_WORDS: Final = ("killed", "native-crash", "out-of-memory", "python-error", "exit-code", "peer-lost", "clean", "start-failed")
+EXIT_WORDS: Final = (
+    "killed",
+    "native-crash",
+    "out-of-memory",
+    "python-error",
+    "exit-code",
+    "peer-lost",
+    "clean",
+    "start-failed",
+)
 NODE_WORDS: Final = ("lost",)
 # What this version can carry out; the other decisions are words of the vocabulary that later parts bring to life.
 ACTIONS_READY: Final = ("restart", "restart-without-suspect", "hold-for-person")
@@ -107,9 +116,8 @@ def check(documents: Mapping[str, Mapping[str, Any]]) -> tuple[Problem, ...]:
     """Every problem of a set of runbooks: each file by itself, and whether each cause has exactly one."""
     problems = [problem for name, document in documents.items() for problem in _problems(name, document)]
     given = [document.get("id") for document in documents.values()]
-    for cause in vocabulary.CAUSES:
-        if cause not in given:
-            problems.append(Problem(f"{cause}.md", "", f"there is no runbook for the cause {cause}; add {cause}.md"))
+    missing = [cause for cause in vocabulary.CAUSES if cause not in given]
+    problems += [Problem(f"{c}.md", "", f"there is no runbook for the cause {c}; add {c}.md") for c in missing]
     return tuple(problems)
 
 
@@ -118,13 +126,17 @@ def _problems(name: str, document: Mapping[str, Any]) -> list[Problem]:
     cause = document.get("id")
     if isinstance(cause, str):
         if cause not in vocabulary.CAUSES:
-            found.append(Problem(name, "id", f"id: {cause!r} is not a cause; the causes are {', '.join(vocabulary.CAUSES)}"))
+            found.append(
+                Problem(name, "id", f"id: {cause!r} is not a cause; the causes are {', '.join(vocabulary.CAUSES)}")
+            )
         if name != f"{cause}.md":
             found.append(Problem(name, "id", f"id: {cause!r} must be the file's name without .md"))
     for key, words in _WORDS.items():
         found += [Problem(name, key, text) for text in _word_problems(document, key, words)]
     if not found and _rule(document).match == Match():
-        found.append(Problem(name, "match", f"match: is empty, so this runbook would never be used; give one of {_names(Match)}"))
+        found.append(
+            Problem(name, "match", f"match: is empty, so this runbook would never be used; give one of {_names(Match)}")
+        )
     return found
 
 
@@ -145,7 +157,11 @@ def _word_problems(document: Mapping[str, Any], key: str, words: tuple[str, ...]
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     given = value if isinstance(value, list | tuple) else [] if value is None else [value]
-    return [f"{key}: {word!r} is not one of {', '.join(words)}" for word in given if isinstance(word, str) and word not in words]
+    return [
+        f"{key}: {word!r} is not one of {', '.join(words)}"
+        for word in given
+        if isinstance(word, str) and word not in words
+    ]
 
 
 def _names(cls: type) -> str:
@@ -200,7 +216,7 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 def _rule(document: Mapping[str, Any]) -> Rule:
-    match = {key: tuple(value) if isinstance(value, list) else value for key, value in document["match"].items()}
-    limits = {key: float(value) if key.endswith("_s") else value for key, value in document.get("limits", {}).items()}
+    match: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document["match"].items()}
+    limits: dict[str, Any] = {k: float(v) if k.endswith("_s") else v for k, v in document.get("limits", {}).items()}
     plain = {key: value for key, value in document.items() if key not in _NESTED}
     return Rule(**plain, match=Match(**match), limits=Limits(**limits))

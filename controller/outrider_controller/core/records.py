@@ -1,8 +1,8 @@
 """The rows of the ledger: what happened (facts) and what was concluded from it (conclusions), each a frozen dataclass.
 
-``decide(state, fact)`` returns conclusions; the shell writes the fact and its conclusions as one transaction; ``evolve``
-applies each row. A row is never changed: fields are only added, with defaults. Times (``at``) are Unix seconds, UTC, given
-by the shell; nothing in here reads a clock.
+``decide(state, fact)`` returns conclusions; the shell writes the fact and its conclusions as one transaction;
+``evolve`` applies each row. A row is never changed: fields are only added, with defaults. Times (``at``) are Unix
+seconds, UTC, given by the shell; nothing in here reads a clock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ Json = dict[str, Any]
 SCHEMA: Final = 1
 
 
-# --- facts: inputs that can change a decision --------------------------------------------------------------------------
+# --- facts: inputs that can change a decision
+# --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class NodeJoined:
     supervises: bool
     simulated: bool
     keepers: tuple[spoken.KeeperState, ...] = ()
+    job_steps: Json = field(default_factory=dict)  # newest finished step of each live job, as the shell knows it
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ class PersonAsked:
     job_step: int | None = None
 
 
-# --- conclusions: what the core makes of them --------------------------------------------------------------------------
+# --- conclusions: what the core makes of them
+# --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -243,11 +246,11 @@ class EffectRequested:
     """One effect on the world, to be carried out once; repeated under the same id until EffectDone is in the ledger.
 
     Names, their ``args`` and the ``result`` they bring:
-    start-attempt   attempt, generation, placement, resume_path, resume_step -> {"warm": bool, "pids": {rank: pid}, "why_cold"}
-    stop-attempt    generation, placement, grace_s -> {"stopped": [node], "unreached": [node]}
-    find-checkpoint generation -> {"path", "step", "trust", "rejected": [{"path","why"}]} (path "" for none); raises the fence first
-    release-job     placement -> {}  (the job is over: keepers go away)
-    notify          incident, event ("opened"|"closed") -> {"delivered": [sink], "failed": [{"sink","error"}]}
+    start-attempt   attempt, generation, placement, resume_path, resume_step -> {"warm": bool, "pids": {rank: pid},
+    "why_cold"} stop-attempt    generation, placement, grace_s -> {"stopped": [node], "unreached": [node]}
+    find-checkpoint generation -> {"path", "step", "trust", "rejected": [{"path","why"}]} (path "" for none); raises
+    the fence first release-job     placement -> {}  (the job is over: keepers go away) notify          incident,
+    event ("opened"|"closed") -> {"delivered": [sink], "failed": [{"sink","error"}]}
     """
 
     kind: ClassVar[str] = "effect-requested"
@@ -282,7 +285,9 @@ class TimerCancelled:
 
 @dataclass(frozen=True)
 class IncidentClosed:
-    """The job has regained the step it had lost, or has ended, or a newer incident took over (``outcome`` says which)."""
+    """The job has regained the step it had lost, or has ended, or a newer incident took over (``outcome`` says
+    which).
+    """
 
     kind: ClassVar[str] = "incident-closed"
     at: float
@@ -315,10 +320,58 @@ class Noted:
     text: str
 
 
-Fact = JobSubmitted | NodeJoined | NodeSilent | Observed | Attached | Training | StepReached | CheckpointSaved | TimerFired | EffectDone | PersonAsked
-Conclusion = JobMoved | AttemptPlanned | IncidentOpened | Diagnosed | Decided | EffectRequested | TimerSet | TimerCancelled | IncidentClosed | NodeMarked | Noted
+Fact = (
+    JobSubmitted
+    | NodeJoined
+    | NodeSilent
+    | Observed
+    | Attached
+    | Training
+    | StepReached
+    | CheckpointSaved
+    | TimerFired
+    | EffectDone
+    | PersonAsked
+)
+Conclusion = (
+    JobMoved
+    | AttemptPlanned
+    | IncidentOpened
+    | Diagnosed
+    | Decided
+    | EffectRequested
+    | TimerSet
+    | TimerCancelled
+    | IncidentClosed
+    | NodeMarked
+    | Noted
+)
 Row = Fact | Conclusion
 
-FACTS: Final = (JobSubmitted, NodeJoined, NodeSilent, Observed, Attached, Training, StepReached, CheckpointSaved, TimerFired, EffectDone, PersonAsked)
-CONCLUSIONS: Final = (JobMoved, AttemptPlanned, IncidentOpened, Diagnosed, Decided, EffectRequested, TimerSet, TimerCancelled, IncidentClosed, NodeMarked, Noted)
+FACTS: Final = (
+    JobSubmitted,
+    NodeJoined,
+    NodeSilent,
+    Observed,
+    Attached,
+    Training,
+    StepReached,
+    CheckpointSaved,
+    TimerFired,
+    EffectDone,
+    PersonAsked,
+)
+CONCLUSIONS: Final = (
+    JobMoved,
+    AttemptPlanned,
+    IncidentOpened,
+    Diagnosed,
+    Decided,
+    EffectRequested,
+    TimerSet,
+    TimerCancelled,
+    IncidentClosed,
+    NodeMarked,
+    Noted,
+)
 ROWS: Final = {cls.kind: cls for cls in (*FACTS, *CONCLUSIONS)}

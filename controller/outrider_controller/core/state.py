@@ -1,7 +1,7 @@
 """What the controller knows, rebuilt from the ledger by ``evolve`` alone. Everything here is frozen plain data.
 
-State is kept per job and per node, so an event costs what it touches. Closed incidents live in the ledger; the state keeps
-only the bounded history that the brakes count (``JobState.spent``).
+State is kept per job and per node, so an event costs what it touches. Closed incidents live in the ledger; the state
+keeps only the bounded history that the brakes count (``JobState.spent``).
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from outrider import records as spoken
-from outrider_controller.core import jobs
-from outrider_controller.core import records
+from outrider_controller.core import jobs, records
 
 SPENT_ROWS_MAX = 256
 
@@ -77,8 +76,7 @@ class OpenIncident:
     diagnosis: records.Diagnosed | None = None
     decision: records.Decided | None = None
     step_s: float | None = None
-    checkpoint_path: str | None = None  # None until find-checkpoint has answered; "" for none
-    checkpoint_step: int = 0
+    checkpoint_step: int = 0  # of the checkpoint that the next attempt resumes from; 0 for the beginning
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,9 @@ class JobState:
     since_at: float = 0.0
     attempt: Attempt | None = None
     incident: OpenIncident | None = None
-    incidents: int = 0  # incidents, effects, generation and attempts count on when a job of this name is submitted again,
+    incidents: int = (
+        0  # incidents, effects, generation and attempts count on when a job of this name is submitted again,
+    )
     effects: int = 0  # so that no id and no generation is ever used twice
     generation: int = 0
     attempts: int = 0
@@ -112,6 +112,8 @@ class JobState:
     spent: tuple[Spent, ...] = ()
     restarts: int = 0
     newest_checkpoint_step: int = 0
+    resume_path: str = ""  # what find-checkpoint last answered; empty for the beginning
+    resume_step: int = 0
     watch_step: int | None = None  # the shell reports StepReached once this step is finished
     step_s: float | None = None
     restart_s: float | None = None  # how long the latest attempt took from plan to first step

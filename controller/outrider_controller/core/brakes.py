@@ -1,0 +1,92 @@
+"""From the runbook's action and limits to the decision: what is done, unless a brake says otherwise.
+
+Every number comes from front matter or from the job's own file; this module only counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outrider_controller.core import placement, records
+from outrider_controller.core import policy as policies
+from outrider_controller.core import state as states
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The chosen decision, its reason, and which nodes must not be used."""
+
+    decision: str
+    reason: str
+    excluded: frozenset[str] = frozenset()
+
+
+def verdict(
+    state: states.State, job: states.JobState, found: records.Diagnosed, rule: policies.Rule, at: float
+) -> Verdict:
+    """The decision for a diagnosed incident."""
+    brake = _brake(job, found, rule, at)
+    action = rule.limits.then if brake else rule.action
+    reason = f"{brake}; the runbook {rule.id} then says {action}" if brake else f"the runbook {rule.id} says {action}"
+    if action == "hold-for-person":
+        return Verdict(action, reason)
+    if action == "restart":
+        return _restart(state, job, found, rule, at, reason)
+    return _without(state, job, found.nodes, rule, at, reason)
+
+
+def _brake(job: states.JobState, found: records.Diagnosed, rule: policies.Rule, at: float) -> str | None:
+    limits = rule.limits
+    restarts = [s for s in job.spent if s.decision.startswith("restart")]
+    recent = [s for s in restarts if s.cause == found.cause and at - s.at <= limits.window_s]
+    same = [s for s in restarts if s.signature == found.signature and s.checkpoint_step == job.newest_checkpoint_step]
+    if 0 <= job.spec.max_restarts <= job.restarts:
+        return f"the job's own ceiling of {job.spec.max_restarts} restarts is reached"
+    if limits.same_failure and len(same) >= limits.same_failure:
+        return f"the same failure {len(same) + 1} times with no newer checkpoint between"
+    if limits.restarts and len(recent) >= limits.restarts:
+        return f"{len(recent)} restarts for {found.cause} within {limits.window_s:g} s"
+    return None
+
+
+def _restart(
+    state: states.State, job: states.JobState, found: records.Diagnosed, rule: policies.Rule, at: float, reason: str
+) -> Verdict:
+    blamed = _blamed_often(job, found, rule, at)
+    if blamed and placement.place(state, job, blamed) is not None:
+        return _without(
+            state,
+            job,
+            tuple(blamed),
+            rule,
+            at,
+            f"{rule.limits.same_node} restarts blamed {', '.join(sorted(blamed))} before",
+        )
+    missing = [
+        n for n in (job.attempt.placement if job.attempt else ()) if n in state.nodes and not state.nodes[n].usable
+    ]
+    if missing:
+        return Verdict("restart-without-suspect", f"{reason}, and {', '.join(missing)} cannot be used now", frozenset())
+    return Verdict("restart", reason)
+
+
+def _blamed_often(job: states.JobState, found: records.Diagnosed, rule: policies.Rule, at: float) -> frozenset[str]:
+    if not rule.limits.same_node:
+        return frozenset()
+    recent = [s for s in job.spent if s.decision.startswith("restart") and at - s.at <= rule.limits.window_s]
+    return frozenset(n for n in found.nodes if sum(n in s.nodes for s in recent) >= rule.limits.same_node)
+
+
+def _without(
+    state: states.State, job: states.JobState, nodes: tuple[str, ...], rule: policies.Rule, at: float, reason: str
+) -> Verdict:
+    out = sum(
+        len(s.nodes) for s in job.spent if s.decision == "restart-without-suspect" and at - s.at <= rule.limits.window_s
+    )
+    if rule.limits.nodes_out and out + len(nodes) > rule.limits.nodes_out:
+        then = rule.limits.then
+        return Verdict(
+            then,
+            f"{out} nodes were taken out within {rule.limits.window_s:g} s; the runbook {rule.id} then says {then}",
+        )
+    return Verdict("restart-without-suspect", reason, frozenset(nodes))

@@ -1,0 +1,309 @@
+"""``decide(state, fact, policy) -> conclusions``: the one place where anything is decided.
+
+The shell calls it with the state before the fact; it answers with the rows that follow from the fact, in order. Time
+comes from the fact. Nothing in here reads a clock, a file or a random number, so the simulator, the replay tool and
+the tests drive exactly what production runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from outrider_controller.core import evolve as evolving
+from outrider_controller.core import incidents, records
+from outrider_controller.core import policy as policies
+from outrider_controller.core import state as states
+from outrider_controller.core.turn import Turn
+
+ATTACH: Final = "attach"
+ATTACH_WAIT_S: Final = 30.0  # a job that has sent no mark by then is taken for one that never will, until it does
+ENDED_BY_OBSERVATION: Final = frozenset({"keeper-lost", "start-failed"})
+
+
+def decide(state: states.State, fact: records.Fact, policy: policies.Policy) -> tuple[records.Conclusion, ...]:
+    """Conclusions of ``fact`` in ``state`` (the state before the fact)."""
+    handler = _HANDLERS.get(type(fact))
+    if handler is None:
+        return ()
+    turn = Turn(evolving.evolve(state, fact), fact.at, policy)
+    handler(turn, fact, state)
+    return tuple(turn.rows)
+
+
+def _job_submitted(turn: Turn, fact: records.JobSubmitted, before: states.State) -> None:
+    old = before.jobs.get(fact.job)
+    if old is not None and not old.over:
+        turn.note(fact.job, f"a job named {fact.job} is already {old.state}; the second submission was ignored")
+        return
+    turn.effect(fact.job, "find-checkpoint", None, generation=turn.job(fact.job).generation + 1)
+
+
+def _node_joined(turn: Turn, fact: records.NodeJoined, before: states.State) -> None:
+    node = turn.state.nodes[fact.node]
+    if node.mark == "lost":
+        turn.emit(records.NodeMarked(turn.at, fact.node, "clear", "came back"))
+    for name, job in tuple(turn.state.jobs.items()):
+        if job.attempt is not None and fact.node in job.attempt.placement and _lost_its_ranks(job, fact):
+            since = before.nodes[fact.node].silent_since if fact.node in before.nodes else None
+            _interrupt(
+                turn,
+                name,
+                since or turn.at,
+                fact.job_steps.get(name),
+                f"node {fact.node} came back without the ranks it had",
+            )
+        _proceed(turn, name)
+
+
+def _lost_its_ranks(job: states.JobState, fact: records.NodeJoined) -> bool:
+    """The node says it holds nothing of the attempt that we know to be running there."""
+    attempt = job.attempt
+    if job.over or attempt is None or attempt.running_at is None or attempt.stop_wanted:
+        return False
+    return not any(k.job == job.spec.name and k.generation >= attempt.generation for k in fact.keepers)
+
+
+def _node_silent(turn: Turn, fact: records.NodeSilent, before: states.State) -> None:
+    for name, job in tuple(turn.state.jobs.items()):
+        if job.incident is not None and job.attempt is not None and fact.node in job.attempt.placement:
+            incidents.arm_silence(turn, name)
+
+
+def _observed(turn: Turn, fact: records.Observed, before: states.State) -> None:
+    job = turn.state.jobs.get(fact.job)
+    seen = fact.observation
+    if job is None or job.attempt is None:
+        return
+    if seen.generation != job.attempt.generation:
+        turn.note(
+            fact.job, f"{seen.kind} of generation {seen.generation} ignored; the job is at {job.attempt.generation}"
+        )
+        return
+    if job.over:
+        return
+    if seen.kind == "rank-exited":
+        _rank_exited(turn, fact, job)
+    elif seen.kind in ENDED_BY_OBSERVATION and job.incident is None:
+        _interrupt(turn, fact.job, seen.at, fact.job_step, seen.text)
+    _proceed(turn, fact.job)
+
+
+def _rank_exited(turn: Turn, fact: records.Observed, job: states.JobState) -> None:
+    attempt = job.attempt
+    assert attempt is not None
+    exit_ = evolving.rank_exit(fact.observation)
+    failed = exit_.signal is not None or exit_.code != 0
+    if failed and not exit_.asked and not attempt.stop_wanted:
+        _interrupt(turn, fact.job, exit_.at, fact.job_step, fact.observation.text)
+    elif not attempt.stop_wanted and len(attempt.ended_ranks) == job.spec.world_size:
+        _complete(turn, fact.job)
+
+
+def _complete(turn: Turn, name: str) -> None:
+    job = turn.job(name)
+    assert job.attempt is not None
+    assert all(e.code == 0 for _, e in job.attempt.exits)
+    turn.move(name, "completed", f"all {job.spec.world_size} ranks ended with status 0")
+    incidents.end_job(turn, name)
+
+
+def _interrupt(turn: Turn, name: str, fault_at: float, step: int | None, text: str) -> None:
+    """Open an incident unless the one that is open already speaks of this attempt."""
+    job = turn.job(name)
+    assert job.attempt is not None
+    if job.incident is not None and job.incident.generation == job.attempt.generation:
+        return
+    incidents.open_incident(turn, name, fault_at, step, text)
+
+
+def _attached(turn: Turn, fact: records.Attached, before: states.State) -> None:
+    job = turn.state.jobs.get(fact.job)
+    if job is None or job.attempt is None or job.attempt.generation != fact.generation or job.over:
+        return
+    turn.cancel(fact.job, ATTACH)
+    if job.state == "training" and job.attempt.training_at is None:
+        turn.move(fact.job, "starting", "the job has begun to send marks")
+
+
+def _training(turn: Turn, fact: records.Training, before: states.State) -> None:
+    job = turn.state.jobs.get(fact.job)
+    if (
+        job is None
+        or job.attempt is None
+        or job.attempt.generation != fact.generation
+        or job.attempt.stop_wanted
+        or job.over
+    ):
+        return
+    turn.move(fact.job, "training", f"step {fact.step} finished")
+    lost = job.incident.lost_step if job.incident else None
+    if job.incident is not None and (lost is None or fact.step >= lost):
+        incidents.close(turn, fact.job, "regained")
+
+
+def _step_reached(turn: Turn, fact: records.StepReached, before: states.State) -> None:
+    job = turn.state.jobs.get(fact.job)
+    if job is None or job.attempt is None or job.attempt.generation != fact.generation or job.incident is None:
+        return
+    lost = job.incident.lost_step
+    if job.incident.generation < fact.generation and (lost is None or fact.step >= lost):
+        incidents.close(turn, fact.job, "regained")
+
+
+def _timer_fired(turn: Turn, fact: records.TimerFired, before: states.State) -> None:
+    job = turn.state.jobs.get(fact.job)
+    if job is None or job.over:
+        return
+    if fact.timer == ATTACH:
+        _runs_without_marks(turn, fact.job)
+    elif job.incident is not None and job.incident.decision is None and not job.incident.planned:
+        stopped = (
+            job.attempt is not None
+            and job.attempt.stopped
+            and not any(e.name == "find-checkpoint" for e in job.pending)
+        )
+        if fact.timer == incidents.SETTLE and stopped:
+            incidents.conclude(turn, fact.job)
+            return
+        if fact.timer == incidents.SETTLE:
+            turn.timer(fact.job, incidents.SETTLE, turn.at + 1.0)
+    _proceed(turn, fact.job)
+
+
+def _runs_without_marks(turn: Turn, name: str) -> None:
+    job = turn.job(name)
+    if (
+        job.attempt is not None
+        and job.attempt.running_at is not None
+        and job.attempt.attached_at is None
+        and not job.attempt.stop_wanted
+    ):
+        turn.move(name, "training", "it runs and sends no marks")
+        if job.incident is not None and job.incident.generation < job.attempt.generation:
+            incidents.close(turn, name, "regained")
+
+
+def _effect_done(turn: Turn, fact: records.EffectDone, before: states.State) -> None:
+    old = before.jobs.get(fact.job)
+    effect = next((e for e in old.pending if e.effect == fact.effect), None) if old else None
+    if effect is None:
+        return
+    job = turn.job(fact.job)
+    current = job.attempt is not None and effect.args.get("generation") == job.attempt.generation
+    if effect.name == "start-attempt" and current and not job.over:
+        _started(turn, fact)
+    elif effect.name == "find-checkpoint" and not fact.ok and not job.over:
+        turn.cancel(fact.job, incidents.SETTLE, incidents.SILENCE)
+        incidents.hold(turn, fact.job, f"the checkpoints could not be looked at: {fact.error}")
+        return
+    _proceed(turn, fact.job)
+
+
+def _started(turn: Turn, fact: records.EffectDone) -> None:
+    job = turn.job(fact.job)
+    assert job.attempt is not None
+    if not fact.ok:
+        if not job.attempt.stop_wanted:
+            _interrupt(turn, fact.job, turn.at, fact.job_step, f"the attempt could not be started: {fact.error}")
+        return
+    if not job.speaks and not job.attempt.stop_wanted:
+        turn.timer(fact.job, ATTACH, turn.at + ATTACH_WAIT_S)
+
+
+def _proceed(turn: Turn, name: str) -> None:
+    """Do what has become possible: conclude an incident, carry out a person's wish, start a waiting job."""
+    job = turn.job(name)
+    if job.over or job.state == "held":
+        return
+    incident = job.incident
+    if incident is not None and incident.planned and incident.decision is None:
+        _planned(turn, name)
+    elif incident is not None and incident.decision is None:
+        if incidents.news_is_in(turn, name):
+            incidents.conclude(turn, name)
+    elif incidents.waits_for_nodes(job):
+        excluded = frozenset(
+            n
+            for n in (incident.diagnosis.nodes if incident and incident.diagnosis else ())
+            if not turn.state.nodes[n].usable
+        )
+        incidents.begin_attempt(turn, name, excluded)
+
+
+def _planned(turn: Turn, name: str) -> None:
+    job = turn.job(name)
+    if job.incident is None or job.attempt is None or not job.attempt.stopped:
+        return
+    turn.cancel(name, incidents.SETTLE, incidents.SILENCE)
+    if job.incident.wanted == "stop":
+        turn.move(name, "failed", f"{evolving.BY_PERSON}stopped it")
+        incidents.end_job(turn, name)
+    else:
+        turn.move(name, "held", f"{evolving.BY_PERSON}holds it")
+
+
+def _person_asked(turn: Turn, fact: records.PersonAsked, before: states.State) -> None:
+    if fact.verb in ("cordon", "uncordon"):
+        _cordon(turn, fact)
+        return
+    job = turn.state.jobs.get(fact.job)
+    if job is None or job.over:
+        return
+    if fact.verb in ("stop", "hold"):
+        _stop_or_hold(turn, fact, job)
+    elif job.state == "held" and fact.verb == "approve":
+        _approve(turn, fact.job)
+    elif job.state == "held" and fact.verb == "reject":
+        turn.move(fact.job, "failed", f"{evolving.BY_PERSON}gave it up")
+        incidents.end_job(turn, fact.job)
+    else:
+        turn.note(fact.job, f"{fact.verb} was asked by {fact.by}, but the job is {job.state}, not held")
+
+
+def _stop_or_hold(turn: Turn, fact: records.PersonAsked, job: states.JobState) -> None:
+    ended = job.attempt is None or job.state == "held"
+    if not ended:
+        incidents.open_incident(
+            turn, fact.job, turn.at, fact.job_step, f"{fact.by} asked for {fact.verb}", wanted=fact.verb
+        )
+    elif fact.verb == "stop":
+        turn.move(fact.job, "failed", f"{evolving.BY_PERSON}stopped it")
+        incidents.end_job(turn, fact.job)
+    else:
+        turn.move(fact.job, "held", f"{evolving.BY_PERSON}holds it")
+
+
+def _approve(turn: Turn, name: str) -> None:
+    """A person lets a held job go on, from the checkpoint that is newest now (it may have been repaired meanwhile)."""
+    job = turn.job(name)
+    if job.incident is not None:
+        incidents.decide_by_person(turn, name, "restart", "a person looked and lets it go on")
+    turn.move(name, "starting" if job.attempt is None else "interrupted", f"{evolving.BY_PERSON}lets it go on")
+    incident = job.incident.incident if job.incident else None
+    turn.effect(name, "find-checkpoint", incident, generation=job.generation + 1)
+
+
+def _cordon(turn: Turn, fact: records.PersonAsked) -> None:
+    node = turn.state.nodes.get(fact.node or "")
+    if node is None:
+        return
+    mark = "cordoned" if fact.verb == "cordon" else "clear"
+    if node.mark != mark:
+        turn.emit(records.NodeMarked(turn.at, node.node, mark, f"{fact.by} asked for {fact.verb}"))
+    for name in tuple(turn.state.jobs) if mark == "clear" else ():
+        _proceed(turn, name)
+
+
+_HANDLERS: Final[dict[type, Callable[[Turn, Any, states.State], None]]] = {
+    records.JobSubmitted: _job_submitted,
+    records.NodeJoined: _node_joined,
+    records.NodeSilent: _node_silent,
+    records.Observed: _observed,
+    records.Attached: _attached,
+    records.Training: _training,
+    records.StepReached: _step_reached,
+    records.TimerFired: _timer_fired,
+    records.EffectDone: _effect_done,
+    records.PersonAsked: _person_asked,
+}

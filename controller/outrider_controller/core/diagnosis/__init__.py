@@ -1,0 +1,44 @@
+"""From what was seen to a named cause: one module per family, each looking at the same Case and answering with a
+Finding.
+
+The families are asked in the order of ``FAMILIES``; the first that can name a cause wins, because each earlier one
+explains the later ones away (a host that vanished explains the dead peers, a first death explains the echoes). What
+no family can name is ``unknown``, which is an answer too.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from outrider_controller.core import records
+from outrider_controller.core.diagnosis import crash, host, progress, unknown
+from outrider_controller.core.diagnosis.case import Case, Finding
+
+FAMILIES: Final = (progress.find, host.find, crash.find, unknown.find)
+
+
+def diagnose(case: Case) -> records.Diagnosed:
+    """Cause, suspects and evidence of the open incident of ``case.job``."""
+    finding = next(found for family in FAMILIES if (found := family(case)) is not None)
+    rule = case.policy.rule(finding.cause)
+    incident = case.incident
+    return records.Diagnosed(
+        at=case.at,
+        job=case.job.spec.name,
+        incident=incident.incident,
+        cause=finding.cause,
+        cause_group=rule.cause_group,
+        confidence=finding.confidence,
+        ranks=finding.ranks,
+        nodes=finding.nodes,
+        gpus=(),
+        links=(),
+        evidence=finding.evidence[:EVIDENCE_ROWS_MAX],
+        signature=finding.signature,
+        sentence=finding.sentence,
+    )
+
+
+EVIDENCE_ROWS_MAX: Final = 64
+
+__all__ = ["Case", "Finding", "diagnose"]

@@ -1,0 +1,96 @@
+"""What a diagnosis looks at (Case) and what it answers (Finding), with the small questions that several families
+ask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outrider import records as spoken
+from outrider_analysis import job_log
+from outrider_controller.core import policy as policies
+from outrider_controller.core import state as states
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One dead rank with the judgement of its exit."""
+
+    node: str
+    exit: spoken.RankExit
+    kind: str  # a word of policy.EXIT_WORDS, or "asked"
+    signature: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """An open incident with everything that bears on it, at the moment of diagnosis."""
+
+    job: states.JobState
+    incident: states.OpenIncident
+    nodes: dict[str, states.NodeState]
+    policy: policies.Policy
+    at: float
+
+    @property
+    def attempt(self) -> states.Attempt:
+        """The attempt that was disturbed."""
+        assert self.job.attempt is not None, "an incident is opened only for a job with an attempt"
+        return self.job.attempt
+
+    def judged(self) -> tuple[Judged, ...]:
+        """Every known exit, in order of death: by node order within a node, by time stamp across nodes."""
+        found = []
+        for node, exit_ in sorted(self.attempt.exits, key=lambda e: (e[1].at, e[1].order)):
+            said = job_log.judge(exit_)
+            found.append(Judged(node, exit_, said.kind, said.signature, said.text))
+        return tuple(found)
+
+    def silent(self) -> tuple[states.NodeState, ...]:
+        """Nodes of the attempt whose agents are not heard and which still owe us the end of a rank."""
+        return silent_with_ranks(self.job, self.nodes)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A named cause with its reasons."""
+
+    cause: str
+    confidence: float
+    sentence: str
+    signature: str
+    ranks: tuple[int, ...] = ()
+    nodes: tuple[str, ...] = ()
+    evidence: tuple[spoken.Json, ...] = ()
+
+
+def ranks_of(job: states.JobState, node: str) -> range:
+    """Ranks that the current attempt placed on ``node``: consecutive, in placement order."""
+    assert job.attempt is not None
+    first = job.attempt.placement.index(node) * job.spec.ranks_per_node
+    return range(first, first + job.spec.ranks_per_node)
+
+
+def silent_with_ranks(job: states.JobState, nodes: dict[str, states.NodeState]) -> tuple[states.NodeState, ...]:
+    """Silent nodes of the attempt, some of whose ranks are not known to be gone or died while nobody else was left
+    to ask.
+    """
+    if job.attempt is None:
+        return ()
+    silent = [nodes[name] for name in job.attempt.placement if name in nodes and nodes[name].silent_since is not None]
+    return tuple(node for node in silent)
+
+
+def evidence(at: float, source: str, kind: str, text: str, cause: str) -> spoken.Json:
+    """One row of evidence; ``cause`` is what it speaks for."""
+    return {"at": at, "source": source, "kind": kind, "text": text, "for": cause}
+
+
+def cause_of(policy: policies.Policy, *, exit_: str = "", observation: str = "", node: str = "") -> str | None:
+    """The cause whose runbook matches a word, if any; runbooks are looked at in the order of the vocabulary."""
+    for cause, rule in policy.rules.items():
+        match = rule.match
+        if exit_ in match.exit or observation in match.observation or node in match.node:
+            return cause
+    return None

@@ -1,0 +1,249 @@
+"""The life of an incident: opened once, diagnosed when the news is in, decided, closed once.
+
+An incident opens when a rank of the current attempt dies of its own (or a node comes back without the ranks it had).
+The attempt is stopped at once, because a synchronous job cannot go on without a rank, and the newest checkpoint is
+looked for meanwhile. It is diagnosed when every rank is accounted for, or its node has been silent for as long as the
+runbook says, or the time for news is over. It closes when the job has regained the step it had lost.
+"""
+
+from __future__ import annotations
+
+from outrider_controller.core import brakes, diagnosis, placement, pricing, records
+from outrider_controller.core import policy as policies
+from outrider_controller.core import state as states
+from outrider_controller.core.diagnosis import case as cases
+from outrider_controller.core.turn import Turn
+
+SETTLE = "settle"
+SILENCE = "silence"
+
+
+def open_incident(turn: Turn, name: str, fault_at: float, lost_step: int | None, text: str, wanted: str = "") -> None:
+    """Open an incident of the current attempt, stop the attempt, look for the checkpoint. A former one is
+    superseded.
+    """
+    job = turn.job(name)
+    attempt, former = job.attempt, job.incident
+    assert attempt is not None, "a job without an attempt has nothing that could be disturbed"
+    if former is not None:
+        lost_step = max((s for s in (lost_step, former.lost_step) if s is not None), default=None)
+        close(turn, name, "superseded")
+    number = f"{name}-{job.incidents + 1}"
+    turn.move(name, "interrupted", text)
+    turn.emit(
+        records.IncidentOpened(
+            at=turn.at,
+            job=name,
+            incident=number,
+            planned=bool(wanted),
+            fault_at=min(max(fault_at, attempt.planned_at), turn.at),
+            attempt=attempt.attempt,
+            generation=attempt.generation,
+            lost_step=lost_step,
+            text=text,
+            supersedes=former.incident if former else None,
+            wanted=wanted,
+        )
+    )
+    turn.effect(
+        name,
+        "stop-attempt",
+        number,
+        generation=attempt.generation,
+        placement=list(attempt.placement),
+        grace_s=job.spec.limits.grace_s,
+    )
+    if wanted != "stop":
+        turn.effect(name, "find-checkpoint", number, generation=attempt.generation + 1)
+    settle_s = max(rule.limits.settle_s for rule in turn.policy.rules.values())
+    turn.timer(name, SETTLE, turn.at + settle_s)
+    arm_silence(turn, name)
+
+
+def arm_silence(turn: Turn, name: str) -> None:
+    """Wake up when the silence of a node has lasted as long as its runbook asks."""
+    job = turn.job(name)
+    silent = cases.silent_with_ranks(job, turn.state.nodes)
+    if job.incident is None or job.incident.decision is not None or not silent:
+        return
+    due = max(n.silent_since or turn.at for n in silent) + silence_s(turn.policy)
+    turn.timer(name, SILENCE, max(due, turn.at))
+
+
+def silence_s(policy: policies.Policy) -> float:
+    """How long a node must be silent to count as lost."""
+    cause = cases.cause_of(policy, node="lost")
+    return policy.rule(cause).limits.silence_s if cause else 0.0
+
+
+def news_is_in(turn: Turn, name: str) -> bool:
+    """Every rank is accounted for, or its node has been silent long enough; and stop and checkpoint have answered."""
+    job = turn.job(name)
+    if job.incident is None or job.attempt is None or not job.attempt.stopped:
+        return False
+    if any(e.name == "find-checkpoint" for e in job.pending):
+        return False
+    silent = {n.node: n.silent_since or turn.at for n in cases.silent_with_ranks(job, turn.state.nodes)}
+    if any(turn.at - since < silence_s(turn.policy) for since in silent.values()):
+        return False
+    known = set(job.attempt.ended_ranks) | {r for n in silent for r in cases.ranks_of(job, n)}
+    return len(known) >= job.spec.world_size or job.attempt.running_at is None
+
+
+def conclude(turn: Turn, name: str) -> None:
+    """Diagnose and decide the open incident, and begin what was decided."""
+    job = turn.job(name)
+    assert job.incident is not None
+    turn.cancel(name, SETTLE, SILENCE)
+    found = diagnosis.diagnose(cases.Case(job, job.incident, turn.state.nodes, turn.policy, turn.at))
+    turn.emit(found)
+    rule = turn.policy.rule(found.cause)
+    chosen = brakes.verdict(turn.state, job, found, rule, turn.at)
+    _decide(turn, name, found, rule, chosen)
+    turn.effect(name, "notify", job.incident.incident, incident=job.incident.incident, event="opened")
+    _mark_nodes(turn, name, found, chosen)
+    if chosen.decision == "hold-for-person":
+        hold(turn, name, f"{found.sentence}; {chosen.reason}")
+    else:
+        begin_attempt(turn, name, chosen.excluded)
+
+
+def _decide(turn: Turn, name: str, found: records.Diagnosed, rule: policies.Rule, chosen: brakes.Verdict) -> None:
+    job = turn.job(name)
+    assert job.incident is not None
+    held = chosen.decision == "hold-for-person"
+    turn.emit(
+        records.Decided(
+            at=turn.at,
+            job=name,
+            incident=found.incident,
+            decision=chosen.decision,
+            reason=chosen.reason,
+            price_gpu_h=pricing.price(chosen.decision, job, job.incident),
+            alternatives=pricing.alternatives(chosen.decision, job, job.incident),
+            runbook=rule.id,
+            policy_hash=turn.policy.hash,
+            automatic=not held,
+            page=rule.page == "always" or (held and rule.page == "when-held"),
+        )
+    )
+
+
+def decide_by_person(turn: Turn, name: str, decision: str, reason: str) -> None:
+    """A person's decision on the open incident stands beside the automatic ones, marked as a person's."""
+    job = turn.job(name)
+    assert job.incident is not None
+    runbook = job.incident.diagnosis.cause if job.incident.diagnosis else ""
+    turn.emit(
+        records.Decided(
+            at=turn.at,
+            job=name,
+            incident=job.incident.incident,
+            decision=decision,
+            reason=reason,
+            price_gpu_h=pricing.price(decision, job, job.incident),
+            alternatives=(),
+            runbook=runbook,
+            policy_hash=turn.policy.hash,
+            automatic=False,
+        )
+    )
+
+
+def _mark_nodes(turn: Turn, name: str, found: records.Diagnosed, chosen: brakes.Verdict) -> None:
+    for node in sorted(chosen.excluded):
+        known = turn.state.nodes.get(node)
+        if known is not None and known.mark == "clear":
+            mark = "lost" if known.silent_since is not None else "cordoned"
+            turn.emit(records.NodeMarked(turn.at, node, mark, found.sentence, found.incident))
+
+
+def hold(turn: Turn, name: str, why: str) -> None:
+    """Stop here: a person decides; a job without one has failed, because no restart can help."""
+    job = turn.job(name)
+    if job.spec.attended:
+        turn.move(name, "held", why)
+        return
+    turn.move(name, "failed", why)
+    end_job(turn, name)
+
+
+def begin_attempt(turn: Turn, name: str, excluded: frozenset[str] = frozenset()) -> None:
+    """Plan and start the next attempt, or wait for a node when there are too few."""
+    job = turn.job(name)
+    nodes = placement.place(turn.state, job, excluded)
+    if nodes is None:
+        can = len(placement.candidates(turn.state, job, excluded))
+        needed = f"{job.spec.nodes} with {job.spec.ranks_per_node} slots each"
+        turn.note(name, f"{name} waits for nodes: needed are {needed}, {can} can be used")
+        return
+    plan_attempt(turn, name, nodes, job.resume_path, job.resume_step)
+
+
+def plan_attempt(turn: Turn, name: str, nodes: tuple[str, ...], path: str, step: int) -> None:
+    """Write down the next attempt under a new generation and ask for it to be started."""
+    job = turn.job(name)
+    incident = job.incident.incident if job.incident else None
+    turn.emit(records.AttemptPlanned(turn.at, name, job.attempts, job.generation + 1, nodes, path, step, incident))
+    planned = turn.job(name).attempt
+    assert planned is not None
+    turn.effect(
+        name,
+        "start-attempt",
+        incident,
+        attempt=planned.attempt,
+        generation=planned.generation,
+        placement=list(nodes),
+        resume_path=path,
+        resume_step=step,
+    )
+
+
+def waits_for_nodes(job: states.JobState) -> bool:
+    """An attempt was decided, none is planned yet."""
+    if job.over or job.state == "held" or any(e.name == "find-checkpoint" for e in job.pending):
+        return False
+    if job.attempt is None:
+        return True
+    incident = job.incident
+    decided = (
+        incident is not None and incident.decision is not None and incident.decision.decision.startswith("restart")
+    )
+    return bool(decided and incident is not None and incident.generation == job.attempt.generation)
+
+
+def close(turn: Turn, name: str, outcome: str) -> None:
+    """Close the open incident, if there is one."""
+    job = turn.job(name)
+    incident = job.incident
+    if incident is None:
+        return
+    turn.cancel(name, SETTLE, SILENCE)
+    again = job.attempt is not None and job.attempt.generation > incident.generation
+    lost = (
+        None
+        if incident.lost_step is None
+        else max(
+            0, incident.lost_step - (job.attempt.resume_step if again and job.attempt else incident.checkpoint_step)
+        )
+    )
+    turn.emit(
+        records.IncidentClosed(
+            at=turn.at,
+            job=name,
+            incident=incident.incident,
+            outcome=outcome,
+            lost_steps=lost,
+            attempt_after=job.attempt.attempt if again and job.attempt else None,
+        )
+    )
+    turn.effect(name, "notify", incident.incident, incident=incident.incident, event="closed")
+
+
+def end_job(turn: Turn, name: str) -> None:
+    """The job is over: close what is open and let the nodes go."""
+    close(turn, name, "job-ended")
+    turn.cancel(name, *(timer for timer, _ in turn.job(name).timers))
+    job = turn.job(name)
+    if job.attempt is not None:
+        turn.effect(name, "release-job", None, placement=list(job.attempt.placement))
