@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import checkpoint, tensor
+from torch.distributed.checkpoint import filesystem, state_dict_loader, state_dict_saver
 
 import llama4d_manifest as manifest
 import llama4d_supervisor as supervisor
@@ -74,12 +74,12 @@ class Job:
 
 def load(job: Job, path: Path) -> int:
     """Loads a checkpoint of any layout into the job, in place, and returns its step."""
-    reader = checkpoint.FileSystemReader(path)
+    reader = filesystem.FileSystemReader(path)
     present = reader.read_metadata().state_dict_metadata
     # Loading is strict, and the random state is there only when the same layout saved it.
     random = {name: state for name, state in job.random_state().items() if name in present}
     state: dict[str, Any] = {"progress": "", **job.tensors(), **random}
-    checkpoint.load(state, storage_reader=reader, process_group=job.groups.checkpoint)
+    state_dict_loader.load(state, storage_reader=reader, process_group=job.groups.checkpoint)
     progress = json.loads(state["progress"])
     job.batches.restore(progress["data"])
     for moments in job.trainer.optimizer.state.values():
@@ -93,11 +93,14 @@ def load(job: Job, path: Path) -> int:
 def choose(folder: Path | None, resume: str, launch: supervisor.Launch, groups: Groups) -> Path | None:
     """The checkpoint to start from, the same on all ranks; None for a fresh start.
 
-    What a supervisor trusts is taken as it is. Otherwise `auto` takes the newest one whose every byte is as written.
-    Raises CheckpointError when one was named that cannot be loaded.
+    `resume` is what the first attempt was told; a restart always goes on with what there is. What a supervisor trusts
+    is taken as it is; otherwise `auto` takes the newest checkpoint whose every byte is as it was written. Raises
+    CheckpointError when one was named that cannot be loaded.
     """
+    if launch.attempt:
+        resume = "auto"
     if launch.resume_from is not None and resume == "auto":
-        return Path(launch.resume_from) if launch.resume_from else None
+        return _trusted(launch.resume_from)
     answer: list[Any] = [None, None]
     if launch.rank == 0:
         answer = list(_choose(folder, resume))
@@ -105,6 +108,15 @@ def choose(folder: Path | None, resume: str, launch: supervisor.Launch, groups: 
     if answer[1]:
         raise CheckpointError(answer[1])
     return Path(answer[0]) if answer[0] else None
+
+
+def _trusted(path: str) -> Path | None:
+    """What the supervisor named; empty means a fresh start."""
+    if path and not (Path(path) / ".metadata").is_file():
+        raise CheckpointError(
+            f"OUTRIDER_RESUME_FROM={path} holds no .metadata; name a whole checkpoint, or leave it empty"
+        )
+    return Path(path) if path else None
 
 
 def _choose(folder: Path | None, resume: str) -> tuple[str | None, str | None]:
@@ -164,14 +176,14 @@ class Saver:
             if self._rank == 0:
                 manifest.make_fresh(self._folder, label)
             dist.barrier(group=self._group)
-            writer = checkpoint.FileSystemWriter(temporary, sync_files=True)
+            writer = filesystem.FileSystemWriter(temporary, sync_files=True)
             state = self._job.state(step)
             if self._asynchronous:
-                written = checkpoint.async_save(state, storage_writer=writer, process_group=self._group)
+                written = state_dict_saver.async_save(state, storage_writer=writer, process_group=self._group)
                 assert isinstance(written, concurrent.futures.Future)
                 self._pending = Pending(label, temporary, self._background.submit(self._await, written, temporary))
             else:
-                checkpoint.save(state, storage_writer=writer, process_group=self._group)
+                state_dict_saver.save(state, storage_writer=writer, process_group=self._group)
                 self._commit(label, temporary, self._describe_own(temporary))
 
     def finish(self) -> None:

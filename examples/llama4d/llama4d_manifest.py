@@ -132,6 +132,12 @@ def problem(path: Path) -> str | None:
 def sweep(folder: Path, generation: int | None) -> list[str]:
     """Removes what interrupted saves left, those of this generation and older ones alone; None removes all."""
     removed = []
+    for path in folder.glob(f"{REPLACED}*"):  # its commit was interrupted between two renames
+        final = folder / path.name.removeprefix(REPLACED)
+        if final.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(final)
     for path in sorted(folder.glob(".tmp-step-*")):
         match = TEMPORARY.fullmatch(path.name)
         if match and (generation is None or int(match[1]) <= generation):

@@ -83,7 +83,7 @@ class Context:
         """(batch, heads, own tokens, head) twice to (batch, heads, all tokens, head) twice, in the mask's order."""
         if self.group is None:
             return keys, values
-        gathered = GatherSequence.apply(torch.stack((keys, values)), self.group)
+        gathered = GatherSequence.apply(torch.stack((keys, values)), self.group)  # type: ignore[no-untyped-call]
         whole = gathered.permute(1, 2, 3, 0, 4, 5).flatten(3, 4)
         return whole[0], whole[1]
 

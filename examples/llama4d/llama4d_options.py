@@ -90,12 +90,9 @@ def _mesh_rules(options: Options, world_size: int) -> list[tuple[bool, str]]:
     ranks = range(layout.world)
     slow = options.slow_rank[0] if options.slow_rank else 0
     raising = (options.raise_at[1] or 0) if options.raise_at else 0
+    started = f"{layout.world} ranks and the launcher started {world_size}"
     return [
-        (
-            layout.world == world_size,
-            f"mesh {text} has {layout.world} ranks and the launcher started {world_size}; "
-            f"start {layout.world} processes or change --mesh",
-        ),
+        (layout.world == world_size, f"mesh {text} has {started}; start {layout.world} processes or change --mesh"),
         (slow in ranks, f"--slow-rank names rank {slow}; mesh {text} has ranks 0 to {layout.world - 1}"),
         (raising in ranks, f"--raise-at names rank {raising}; mesh {text} has ranks 0 to {layout.world - 1}"),
         (

@@ -8,6 +8,7 @@ time-out given at start does not reach a mesh's groups, which would let a hang s
 import dataclasses
 import datetime
 import os
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -71,21 +72,21 @@ def start(launch: Launch, layout: mesh.Mesh, timeout_s: float) -> Groups:
     return Groups(layout, coords, device, pp, cp, checkpoint, shard_mesh, tensor_mesh)
 
 
-def _store(launch: Launch) -> dist.Store:
+def _store(launch: Launch) -> dist.Store:  # type: ignore[name-defined]
     """The store where ranks find each other, under a prefix of this attempt.
 
     torchrun's store outlives an attempt, and torch 2.13 no longer keeps attempts apart in it, so a restarted rank
     would read the addresses of dead peers and fail to connect.
     """
     if launch.world_size == 1:
-        return dist.HashStore()
+        return dist.HashStore()  # type: ignore[attr-defined]
     wait = datetime.timedelta(seconds=GATHERING_TIMEOUT_S)
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     serves = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    client = dist.TCPStore(
+    client = dist.TCPStore(  # type: ignore[attr-defined]
         host, port, launch.world_size, serves, timeout=wait, wait_for_workers=False, multi_tenant=True
     )
-    store = dist.PrefixStore(f"attempt-{launch.attempt}-generation-{launch.generation}", client)
+    store = dist.PrefixStore(f"attempt-{launch.attempt}-generation-{launch.generation}", client)  # type: ignore[attr-defined]
     if store.add("arrived", 1) == launch.world_size:
         store.set("gathered", "yes")
     store.wait(["gathered"], wait)
@@ -166,7 +167,7 @@ def local(value: torch.Tensor) -> torch.Tensor:
     return value.to_local() if isinstance(value, tensor.DTensor) else value
 
 
-def squared_norm(models: list[nn.Module], groups: Groups) -> float:
+def squared_norm(models: Sequence[nn.Module], groups: Groups) -> float:
     """This rank's part of the squared gradient norm, such that the sum over all ranks of the world is the whole.
 
     An element counts on one rank: the data shards and the pipeline stages share nothing, and what tensor parallelism
@@ -187,7 +188,7 @@ def _replicated(parameter: torch.Tensor) -> bool:
     return parameter.placements[-1].is_replicate()
 
 
-def clip(models: list[nn.Module], norm: float, largest: float) -> None:
+def clip(models: Sequence[nn.Module], norm: float, largest: float) -> None:
     """Scales every gradient so that a norm taken over all axes is at most `largest`; NaN passes through."""
     scale = min(1.0, largest / (norm + 1e-6))
     for model in models:

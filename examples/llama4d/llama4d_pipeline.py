@@ -93,7 +93,10 @@ class Trainer:
         ]
         if options.schedule == "interleaved":
             return schedules.ScheduleInterleaved1F1B(
-                stages, options.microbatches, loss_fn=self._loss, scale_grads=False
+                list(stages),
+                options.microbatches,
+                loss_fn=self._loss,
+                scale_grads=False,
             )
         return schedules.Schedule1F1B(stages[0], options.microbatches, loss_fn=self._loss, scale_grads=False)
 

@@ -18,6 +18,7 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
+from torch.utils import deterministic
 
 import llama4d_checkpoint as checkpoint
 import llama4d_flops as flops
@@ -61,7 +62,8 @@ def _make_cuda_repeatable() -> None:
     """Kernels that add in one order, so that a resume can be exact on CUDA as well."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it guards against bugs and costs time
+    # Filling fresh memory guards against bugs, and costs time in every step.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _train(options: options_.Options, launch: supervisor.Launch, groups: parallel.Groups) -> None:
