@@ -60,7 +60,7 @@ static: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(addprefix --package ,$(PACKAGES))
 	$(if $(SCRIPTS),$(BIN)/mypy $(SCRIPTS))
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # The tidiness rules are tests; `make test` runs them with the others, so they are added here alone.
 lint: static
