@@ -50,6 +50,7 @@ class JobProgress:
     newest_at: float | None = None
     ranks: dict[int, tuple[str, spoken.RankProgress]] = field(default_factory=dict)  # rank -> (node, progress)
     samples: deque[FinishedStep] = field(default_factory=lambda: deque(maxlen=SAMPLES_WAITING_MAX))
+    _kept_step: int | None = None  # newest step in ``samples`` of this generation
     _last: dict[int, spoken.StepSample] = field(default_factory=dict)  # rank -> its newest sample
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=STEP_SECONDS_KEPT_MAX))
     _tokens: float | None = None
@@ -71,7 +72,7 @@ class JobProgress:
         """Forget the processes of the former generation; keep the pace and what was noted."""
         self.generation = generation
         self.attached = False
-        self.first_step = self.newest_step = self.newest_at = None
+        self.first_step = self.newest_step = self.newest_at = self._kept_step = None
         self.ranks.clear()
         self._last.clear()
         self._checkpoints.clear()
@@ -88,7 +89,8 @@ class JobProgress:
             if len(self._last) < RANKS_MAX:
                 self._last[sample.rank] = sample
             self._tokens = sample.tokens if sample.tokens is not None else self._tokens
-            self._newest(sample, step_s)
+            self._keep(sample, step_s)
+            self._finished(sample.step, sample.at)
 
     def take_checkpoints(self, marks: Iterable[spoken.CheckpointMark]) -> None:
         """Checkpoints that the job says it has committed; several ranks may tell of the same one."""
@@ -104,6 +106,7 @@ class JobProgress:
                 continue
             if known is None or rank.at >= known[1].at:
                 self.ranks[rank.rank] = (node, rank)
+                self._finished(rank.step, rank.at)
 
     def checkpoints_after(self, step: int | None) -> list[spoken.CheckpointMark]:
         """Marks of checkpoints newer than ``step``, in order; older ones are forgotten."""
@@ -117,12 +120,21 @@ class JobProgress:
         self._noted[generation] = True
         return True
 
-    def _newest(self, sample: spoken.StepSample, step_s: float | None) -> None:
-        if self.newest_step is not None and sample.step <= self.newest_step:
+    def _keep(self, sample: spoken.StepSample, step_s: float | None) -> None:
+        """The first node to tell of a step speaks for the job."""
+        if self._kept_step is None or sample.step > self._kept_step:
+            self._kept_step = sample.step
+            self.samples.append(FinishedStep(self.generation, sample, step_s))
+
+    def know(self, step: int | None) -> None:
+        """A step that is known to be finished from elsewhere (the series store after a restart, a dead rank's end)."""
+        self._finished(step, self.newest_at)
+
+    def _finished(self, step: int | None, at: float | None) -> None:
+        if step is None or (self.newest_step is not None and step <= self.newest_step):
             return
-        self.first_step = sample.step if self.first_step is None else self.first_step
-        self.newest_step, self.newest_at = sample.step, sample.at
-        self.samples.append(FinishedStep(self.generation, sample, step_s))
+        self.first_step = step if self.first_step is None else self.first_step
+        self.newest_step, self.newest_at = step, at
 
 
 class Progress:
