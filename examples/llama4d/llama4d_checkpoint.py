@@ -32,7 +32,7 @@ class CheckpointError(Exception):
     """A checkpoint cannot be used; another one has to be chosen."""
 
 
-class CommitRefused(Exception):  # noqa: N818 - an answer, not an error
+class CommitRefused(Exception):
     """The fence is closed: a newer generation of this job is running, and this one has to end."""
 
 

@@ -63,17 +63,16 @@ def run(order: dict[str, typing.Any]) -> list[int]:
 
 def _fork(order: dict[str, typing.Any], rank: int, port: int) -> int:
     folder = pathlib.Path(order["folder"])
-    outputs = [open(folder / f"rank_{rank}.{end}", "w") for end in ("out", "err")]
+    outputs = [folder / f"rank_{rank}.{end}" for end in ("out", "err")]
+    for output in outputs:
+        output.touch()
     sys.stdout.flush()
     pid = os.fork()
     if pid:
-        for output in outputs:
-            output.close()
         return pid
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    for descriptor, output in zip((1, 2), outputs, strict=True):
-        os.dup2(output.fileno(), descriptor)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for descriptor, path in enumerate((pathlib.Path(os.devnull), *outputs)):
+        os.dup2(os.open(path, os.O_RDWR), descriptor)
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
