@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import msgspec
+
 from outrider import wire
 
 

@@ -1,8 +1,8 @@
 """A free port for a job's rendezvous, out of the kernel's way.
 
-The kernel hands ports of its ephemeral range to any outgoing connection, so a port picked there may be gone before rank 0
-listens on it (eight ranks open dozens of connections while they start). We take one outside the range, prove it by
-binding, and keep it from our other jobs for a while.
+The kernel hands ports of its ephemeral range to any outgoing connection, so a port picked there may be gone before
+rank 0 listens on it (eight ranks open dozens of connections while they start). We take one outside the range, prove it
+by binding, and keep it from our other jobs for a while.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Ports:
                 return port
         raise PortError(
             f"none of {len(tries)} ports tried between {min(self._candidates, default=PORT_FIRST)} and "
-            f"{max(self._candidates, default=PORT_LAST)} is free on this node; end what holds them, or name one with master_port"
+            f"{max(self._candidates, default=PORT_LAST)} is free on this node; "
+            "end what holds them, or name one with master_port"
         )
 
 

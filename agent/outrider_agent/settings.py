@@ -1,8 +1,8 @@
 """What an agent is told when it starts: read once at the entry, checked, frozen, and handed down.
 
-In: the values that ``outrider agent`` took from its options. Out: ``Settings`` that hold together, or SettingsError with
-the option, the value and the way out. The controller and the token are looked up at every connect instead, because both
-may change while the agent lives.
+In: the values that ``outrider agent`` took from its options. Out: ``Settings`` that hold together, or SettingsError
+with the option, the value and the way out. The controller and the token are looked up at every connect instead, because
+both may change while the agent lives.
 """
 
 from __future__ import annotations

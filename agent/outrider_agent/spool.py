@@ -1,8 +1,8 @@
-"""The node's observations, numbered and kept on disk until the controller has them in its ledger; and orders carried out.
+"""The node's observations, numbered and on disk until the controller has them in its ledger; and orders carried out.
 
-In: observations, some with the place they came from (``source``, ``source_seq``: a keeper and its event's number), so that
-an event taken twice is one observation. Out: observations in the order of their numbers, until acknowledged; results of
-past orders, so that an order that comes again is answered and not carried out again.
+In: observations, some with the place they came from (``source``, ``source_seq``: a keeper and its event's number), so
+that an event taken twice is one observation. Out: observations in the order of their numbers, until acknowledged;
+results of past orders, so that an order that comes again is answered and not carried out again.
 
 Numbers are never given twice for one ``spool_id``. They are taken from blocks that are written down before the first of
 them is used: an observation that had to stay in memory because the disk was full keeps its number out of reach of the
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
 from outrider import records, wire
 
 log = logging.getLogger(__name__)
@@ -28,19 +29,29 @@ ORDERS_KEPT_MAX: Final = 512
 SPOOL_ROWS_MAX: Final = 50_000
 HELD_MAX: Final = 1_024  # observations kept in memory while the disk takes none
 NUMBERS_PER_BLOCK: Final = 4 * HELD_MAX
+SOURCES_MAX: Final = 4_096
 OBSERVATION_BYTES_MAX: Final = 128 * 1024
 BUSY_TIMEOUT_S: Final = 1.0
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS observations (seq INTEGER PRIMARY KEY, severity TEXT NOT NULL, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS sources (source TEXT PRIMARY KEY, last_seq INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS orders (n INTEGER PRIMARY KEY AUTOINCREMENT, order_id TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS sources (source TEXT PRIMARY KEY, last_seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS alive (job TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS orders (n INTEGER PRIMARY KEY AUTOINCREMENT, order_id TEXT UNIQUE, body BLOB NOT NULL);
 """
 
 
 class SpoolError(OSError):
     """A spool that cannot be used at all; the message names the file and the way out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Alive:
+    """The ranks that run under one keeper; ``pids`` by rank."""
+
+    generation: int
+    pids: dict[int, int]
 
 
 class Spool:
@@ -66,10 +77,12 @@ class Spool:
         if source is not None and source_seq <= max(self.last_of(source), self._held_sources.get(source, 0)):
             return None
         if self._held and not self.flush() and len(self._held) >= HELD_MAX:
-            return self._drop(observation)
+            self._drop(observation)
+            return None
         seq = self._number()
         if seq is None:
-            return self._drop(observation)
+            self._drop(observation)
+            return None
         body = _body(dataclasses.replace(observation, seq=seq))
         row = (seq, observation.severity, body, source, source_seq)
         self.taken += 1
@@ -89,7 +102,8 @@ class Spool:
             self._failed("read", error)
         # What is held in memory is younger than anything on disk.
         rows += [(held[0], held[2]) for held in self._held if held[0] > seq]
-        found, size = [], 0
+        found: list[records.Observation] = []
+        size = 0
         for _, body in rows[:count_max]:
             size += len(body)
             if found and size > bytes_max:
@@ -110,13 +124,18 @@ class Spool:
             self._failed("forget acknowledged observations", error)
 
     def last_of(self, source: str) -> int:
-        """Number of the newest event of ``source`` that is on disk here; 0 for none. Events from the next on are new."""
+        """Number of the newest event of ``source`` that is on disk here; 0 for none."""
         try:
             row = self._db.execute("SELECT last_seq FROM sources WHERE source = ?", (source,)).fetchone()
         except sqlite3.Error as error:
             self._failed("read", error)
             return 0
         return int(row[0]) if row else 0
+
+    @property
+    def newest(self) -> int:
+        """The newest number given so far, by this agent or a former one."""
+        return self._next - 1
 
     def flush(self) -> bool:
         """Try to bring what is held in memory to disk; whether nothing is held any more."""
@@ -152,11 +171,30 @@ class Spool:
             with self._db:
                 row = (result.order_id, msgspec.json.encode(result))
                 self._db.execute("INSERT OR IGNORE INTO orders (order_id, body) VALUES (?, ?)", row)
-                self._db.execute(
-                    "DELETE FROM orders WHERE n <= (SELECT max(n) FROM orders) - ?", (ORDERS_KEPT_MAX,)
-                )
+                self._db.execute("DELETE FROM orders WHERE n <= (SELECT max(n) FROM orders) - ?", (ORDERS_KEPT_MAX,))
         except sqlite3.Error as error:
             self._failed("remember an order", error)
+
+    # --- what runs, for the agent after this one ----------------------------------------------------------------------
+
+    def remember_alive(self, job: str, alive: Alive | None) -> None:
+        """Keep which ranks of ``job`` run under which keeper; None when the keeper is gone and accounted for."""
+        try:
+            with self._db:
+                self._db.execute("DELETE FROM alive WHERE job = ?", (job,))
+                if alive is not None:
+                    self._db.execute("INSERT INTO alive VALUES (?, ?)", (job, msgspec.json.encode(alive)))
+        except sqlite3.Error as error:
+            self._failed("keep which ranks run", error)
+
+    def alive(self) -> dict[str, Alive]:
+        """What ``remember_alive`` was told, by job."""
+        try:
+            rows = self._db.execute("SELECT job, body FROM alive").fetchall()
+        except sqlite3.Error as error:
+            self._failed("read", error)
+            return {}
+        return {job: msgspec.json.decode(body, type=Alive) for job, body in rows}
 
     def close(self) -> None:
         """End; what is on disk stays."""
@@ -200,6 +238,9 @@ class Spool:
         with db:
             db.execute("INSERT OR IGNORE INTO meta VALUES ('spool_id', ?)", (secrets.token_hex(8),))
             db.execute("INSERT OR IGNORE INTO meta VALUES ('block_end', '0')")
+            # A source that spoke lately has a high row id, because each of its events writes its row anew.
+            oldest = "SELECT rowid FROM sources ORDER BY rowid DESC LIMIT -1 OFFSET ?"
+            db.execute(f"DELETE FROM sources WHERE rowid IN ({oldest})", (SOURCES_MAX,))
             meta = dict(db.execute("SELECT name, value FROM meta").fetchall())
             self.spool_id = meta["spool_id"]
             # Numbers of the former block may be in use without being on disk, so the next block begins behind it.
@@ -262,7 +303,9 @@ class Spool:
         self.dropped += 1
         log.error(
             "an observation was lost: the disk takes none (%s) and memory holds its most of %d: %s",
-            self.problem, HELD_MAX, observation.text,
+            self.problem,
+            HELD_MAX,
+            observation.text,
         )
 
     def _failed(self, what: str, error: sqlite3.Error) -> None:
@@ -272,7 +315,7 @@ class Spool:
 
 
 def _body(observation: records.Observation) -> bytes:
-    """JSON of ``observation`` within OBSERVATION_BYTES_MAX; the evidence gives way first, because the text says it all."""
+    """JSON of ``observation`` within OBSERVATION_BYTES_MAX; the evidence gives way, because the text says it all."""
     body = msgspec.json.encode(observation)
     if len(body) <= OBSERVATION_BYTES_MAX:
         return body
@@ -280,11 +323,15 @@ def _body(observation: records.Observation) -> bytes:
     small = {key: value for key, value in observation.evidence.items() if len(msgspec.json.encode(value)) < 1024}
     less = dataclasses.replace(observation, text=observation.text[:4096], evidence={**small, **clipped})
     body = msgspec.json.encode(less)
-    return body if len(body) <= OBSERVATION_BYTES_MAX else msgspec.json.encode(dataclasses.replace(less, evidence=clipped))
+    return (
+        body if len(body) <= OBSERVATION_BYTES_MAX else msgspec.json.encode(dataclasses.replace(less, evidence=clipped))
+    )
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such column" in str(error)
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such column" in str(
+        error
+    )
 
 
 def _set_aside(path: Path) -> None:

@@ -39,7 +39,7 @@ def oom_kills(proc: Path = PROC) -> int | None:
 
 
 def start_ticks(pid: int, proc: Path = PROC) -> int | None:
-    """When process ``pid`` began, in clock ticks since boot; None when it is gone. With the pid it names one process."""
+    """When process ``pid`` began, in clock ticks since boot; None when it is gone. Pid and ticks name one process."""
     try:
         text = (proc / str(pid) / "stat").read_text()
     except OSError:

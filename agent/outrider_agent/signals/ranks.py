@@ -1,9 +1,9 @@
 """What the ranks of this node say of themselves, through the marks that ``outrider.attach`` sends.
 
 In: datagrams on the node's marks socket, from processes of this user, any of which may be broken. Out: where each rank
-stands (records.RankProgress), finished steps and committed checkpoints for the controller. A mark that cannot be read, or
-that no running attempt could have sent, is counted and forgotten; it never ends anything. ``Board`` is the judgement and
-knows no socket and no clock; ``Listener`` is the socket.
+stands (records.RankProgress), finished steps and committed checkpoints for the controller. A mark that cannot be read,
+or that no running attempt could have sent, is counted and forgotten; it never ends anything. ``Board`` is the judgement
+and knows no socket and no clock; ``Listener`` is the socket.
 
 Memory is bounded by what the agent was told to expect: ranks by the attempts that run here, samples by
 SAMPLES_PENDING_MAX between two flushes.
@@ -15,12 +15,14 @@ import asyncio
 import logging
 import math
 import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
+
 from outrider import records, vocabulary, wire
 
 log = logging.getLogger(__name__)
@@ -89,8 +91,8 @@ class _Attempt:
     attached: bool = False
     mesh: str | None = None
     flops: float | None = None
-    steps: list[records.StepSample] = field(default_factory=list)
-    checkpoints: list[records.CheckpointMark] = field(default_factory=list)
+    steps: deque[records.StepSample] = field(default_factory=lambda: deque(maxlen=SAMPLES_PENDING_MAX))
+    checkpoints: deque[records.CheckpointMark] = field(default_factory=lambda: deque(maxlen=CHECKPOINTS_PENDING_MAX))
     dirty: bool = False
 
 
@@ -132,12 +134,16 @@ class Board:
             self.stale += 1
             return False
         if mark.gen > attempt.generation or mark.rank not in attempt.expected or not math.isfinite(mark.at):
-            return self._refuse(f"rank {mark.rank} of generation {mark.gen} of job {mark.job} does not run on this node")
+            return self._refuse(
+                f"rank {mark.rank} of generation {mark.gen} of job {mark.job} does not run on this node"
+            )
         self.received += 1
         rank = attempt.ranks.setdefault(mark.rank, _Rank(mark.local_rank, mark.pid, now))
         rank.local_rank, rank.pid, rank.at = mark.local_rank, mark.pid, now
         self._apply(attempt, rank, mark)
-        attempt.attached = attempt.dirty = True  # only a script that attached speaks; its attach mark may have been lost
+        attempt.attached = attempt.dirty = (
+            True  # only a script that attached speaks; its attach mark may have been lost
+        )
         return True
 
     def flush(self) -> list[wire.Marks]:
@@ -148,13 +154,25 @@ class Board:
                 continue
             found.append(
                 wire.Marks(
-                    job=job, generation=attempt.generation, attached=attempt.attached, mesh=attempt.mesh,
-                    flops_per_token=attempt.flops, steps=tuple(attempt.steps), checkpoints=tuple(attempt.checkpoints),
+                    job=job,
+                    generation=attempt.generation,
+                    attached=attempt.attached,
+                    mesh=attempt.mesh,
+                    flops_per_token=attempt.flops,
+                    steps=tuple(attempt.steps),
+                    checkpoints=tuple(attempt.checkpoints),
                     ranks=tuple(_progress(job, attempt)),
                 )
             )
-            attempt.steps, attempt.checkpoints, attempt.dirty = [], [], False
+            attempt.steps.clear()
+            attempt.checkpoints.clear()
+            attempt.dirty = False
         return found
+
+    @property
+    def dirty(self) -> bool:
+        """Something waits for the next flush."""
+        return any(attempt.dirty for attempt in self._attempts.values())
 
     def progress(self) -> tuple[records.RankProgress, ...]:
         """Where every rank that has spoken stands."""
@@ -196,12 +214,12 @@ class Board:
             attempt.loss_speaker = mark.rank
         if mark.rank not in (min(attempt.expected), attempt.loss_speaker) or mark.step is None:
             return
-        if len(attempt.steps) >= SAMPLES_PENDING_MAX:
-            self.dropped += 1
-            return
+        self.dropped += len(attempt.steps) == SAMPLES_PENDING_MAX  # the oldest makes room
         loss, grad_norm = _finite(mark.loss), _finite(mark.grad_norm)
         odd = tuple(
-            f"{name}={value}" for name, value in (("loss", mark.loss), ("grad_norm", mark.grad_norm)) if isinstance(value, str)
+            f"{name}={value}"
+            for name, value in (("loss", mark.loss), ("grad_norm", mark.grad_norm))
+            if isinstance(value, str)
         )
         attempt.steps.append(
             records.StepSample(mark.step, mark.at, mark.rank, mark.tokens, loss, grad_norm, not_finite=odd)
@@ -215,9 +233,7 @@ class Board:
             stall_s += _lasted(open_at[0], mark.at)
             rank.nested = [(name, mark.at if name == "checkpoint" else began) for name, began in rank.nested]
         rank.stall_s = 0.0
-        if len(attempt.checkpoints) >= CHECKPOINTS_PENDING_MAX:
-            self.dropped += 1
-            return
+        self.dropped += len(attempt.checkpoints) == CHECKPOINTS_PENDING_MAX
         attempt.checkpoints.append(records.CheckpointMark(mark.path or "", mark.step or 0, mark.at, mark.rank, stall_s))
 
 
@@ -265,7 +281,7 @@ def _progress(job: str, attempt: _Attempt) -> list[records.RankProgress]:
 
 
 def _ended(rank: _Rank, mark: Mark) -> float:
-    """Close the innermost phase of that name and what was left open inside it; seconds it adds to the checkpoint stall."""
+    """Close the innermost phase of that name and whatever is open inside it; seconds that adds to the stall."""
     for index in range(len(rank.nested) - 1, -1, -1):
         if rank.nested[index][0] != mark.phase:
             continue
