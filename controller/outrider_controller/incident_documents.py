@@ -1,0 +1,235 @@
+"""Rows of the ledger -> incidents as people and programs read them (the document of ``outrider incidents --json``).
+
+In: the rows in order, and the time up to which an open incident has lasted. Out: plain JSON, one mapping an incident,
+oldest first. Everything comes from the rows: the same ledger gives the same documents anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from outrider import records as spoken
+from outrider_controller import timeline
+from outrider_controller.core import records
+
+Json = spoken.Json
+SECONDS_DIGITS = 6  # of every ``*_s`` in a document: rounding keeps sums exact to far below a millisecond
+
+
+@dataclass
+class Story:
+    """The rows of one incident, each in its place."""
+
+    opened: records.IncidentOpened
+    diagnosed: records.Diagnosed | None = None
+    decisions: list[records.Decided] = field(default_factory=list)
+    found: Json | None = None  # what find-checkpoint last answered
+    planned: records.AttemptPlanned | None = None
+    closed: records.IncidentClosed | None = None
+    held: bool = False
+
+    @property
+    def decision(self) -> records.Decided | None:
+        """The decision that stands."""
+        return self.decisions[-1] if self.decisions else None
+
+    @property
+    def automatic(self) -> bool:
+        """Nobody had to be asked: not planned, never held, every decision the controller's own."""
+        return not self.opened.planned and not self.held and all(d.automatic for d in self.decisions)
+
+
+def incidents(rows: Iterable[records.Row], job: str | None = None, now: float | None = None) -> list[Json]:
+    """Documents of the incidents of ``job`` (or of every job). ``now`` defaults to the time of the last row."""
+    rows = tuple(rows)
+    if now is None:
+        now = max((row.at for row in rows), default=0.0)
+    names = [job] if job is not None else submitted(rows)
+    found = [
+        (story.opened.at, document(story, phases.get(story.opened.incident, {}), begins, now))
+        for name in names
+        for life in timeline.lives(rows, name)
+        for phases, begins in [_owned(life, now)]
+        for story in stories(life.rows)
+    ]
+    return [one for _, one in sorted(found, key=lambda item: item[0])]
+
+
+def submitted(rows: Iterable[records.Row]) -> list[str]:
+    """Names of the jobs in the rows, each once, oldest first."""
+    return list(dict.fromkeys(row.job for row in rows if isinstance(row, records.JobSubmitted)))
+
+
+def stories(rows: Sequence[records.Row]) -> list[Story]:
+    """The incidents in the rows of one job, in the order in which they were opened."""
+    known: dict[str, Story] = {}
+    asked: dict[str, str] = {}  # find-checkpoint effect -> incident
+    for row in rows:
+        if isinstance(row, records.IncidentOpened):
+            known[row.incident] = Story(row)
+            continue
+        if isinstance(row, records.EffectRequested) and row.name == "find-checkpoint" and row.incident:
+            asked[row.effect] = row.incident
+        name = asked.get(row.effect) if isinstance(row, records.EffectDone) else getattr(row, "incident", None)
+        story = known.get(name or "")
+        if story is not None:
+            _add(story, row)
+        if isinstance(row, records.JobMoved) and row.now == "held" and known:
+            last = list(known.values())[-1]
+            last.held = last.held or last.closed is None
+    return list(known.values())
+
+
+def document(story: Story, phases: dict[str, float], begins: dict[str, float], now: float) -> Json:
+    """One incident as in ``outrider incidents --json``."""
+    opened, found, decision, closed = story.opened, story.diagnosed, story.decision, story.closed
+    alternatives = next((d.alternatives for d in reversed(story.decisions) if d.alternatives), ())
+    begin = begins.get(opened.incident, opened.fault_at)
+    return {
+        "id": opened.incident,
+        "job": opened.job,
+        "planned": opened.planned,
+        "fault_at": iso(begin),
+        "opened_at": iso(opened.at),
+        "closed_at": iso(closed.at) if closed else None,
+        "length_s": seconds((closed.at if closed else max(now, opened.at)) - begin),
+        "outcome": closed.outcome if closed else None,
+        "text": opened.text,
+        "cause": found.cause if found else None,
+        "cause_group": found.cause_group if found else None,
+        "confidence": found.confidence if found else 0.0,
+        "suspects": _suspects(found),
+        "evidence": [_evidence(row) for row in found.evidence] if found else [],
+        "signature": found.signature if found else None,
+        "action": decision.decision if decision else None,
+        "reason": decision.reason if decision else None,
+        "price_gpu_h": decision.price_gpu_h if decision else None,
+        "alternatives": [dict(one) for one in alternatives],
+        "runbook": (decision.runbook or None) if decision else None,
+        "page": any(d.page for d in story.decisions),
+        "from_checkpoint": _checkpoint(story.found),
+        "lost_steps": _lost_steps(story),
+        "phases": {f"{name}_s": seconds(phases.get(name, 0.0)) for name in timeline.PHASES},
+        "policy_hash": decision.policy_hash if decision else None,
+        "attempt_before": opened.attempt,
+        "attempt_after": _attempt_after(story),
+        "automatic": story.automatic,
+        "supersedes": opened.supersedes,
+        "sentence": sentence(story),
+    }
+
+
+def sentence(story: Story) -> str:
+    """What happened, what was done about it and what came of it, in one line."""
+    parts = [story.diagnosed.sentence if story.diagnosed else story.opened.text]
+    decision = story.decision
+    if decision is not None:
+        parts.append(_ACTIONS.get(decision.decision, decision.decision) + _from_where(story))
+    elif not story.opened.planned and story.closed is None:
+        parts.append("the cause is being looked for")
+    if story.closed is not None:
+        parts.append(_OUTCOMES.get(story.closed.outcome, story.closed.outcome))
+    return "; ".join(part.rstrip(".; ") for part in parts if part)
+
+
+def iso(at: float | None) -> str | None:
+    """Unix seconds as UTC ISO-8601 text to the millisecond."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds(value: float) -> float:
+    """A duration for a document: rounded far below what anybody reads, and never minus nothing."""
+    return round(value, SECONDS_DIGITS) + 0.0
+
+
+_ACTIONS = {
+    "watch": "it is only watched",
+    "restart": "restarted on the same nodes",
+    "restart-without-suspect": "restarted without the suspect",
+    "hold-for-person": "held for a person",
+}
+_OUTCOMES = {
+    "regained": "the lost step is regained",
+    "superseded": "another fault came before it was over",
+    "held-ended": "a person ended the wait",
+    "job-ended": "the job ended",
+}
+
+
+def _owned(life: timeline.Life, now: float) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Phases of each incident of a life, and when each begins on its line of time."""
+    found = timeline.of_life(life, now)
+    begins: dict[str, float] = {}
+    for segment in found:
+        if segment.incident is not None:
+            begins.setdefault(segment.incident, segment.begin)
+    return timeline.phases(found), begins
+
+
+def _add(story: Story, row: records.Row) -> None:
+    match row:
+        case records.Diagnosed():
+            story.diagnosed = row
+        case records.Decided():
+            story.decisions.append(row)
+        case records.EffectDone(ok=True):
+            story.found = row.result
+        case records.AttemptPlanned():
+            story.planned = row
+        case records.IncidentClosed():
+            story.closed = row
+
+
+def _suspects(found: records.Diagnosed | None) -> Json:
+    if found is None:
+        return {"ranks": [], "gpus": [], "nodes": [], "links": []}
+    return {
+        "ranks": list(found.ranks),
+        "gpus": list(found.gpus),
+        "nodes": list(found.nodes),
+        "links": list(found.links),
+    }
+
+
+def _evidence(row: Json) -> Json:
+    at: Any = row.get("at")
+    return {**row, "at": iso(at) if isinstance(at, int | float) else at}
+
+
+def _checkpoint(found: Json | None) -> Json | None:
+    """The checkpoint that was found; a path of None for the beginning, None altogether while nobody has looked."""
+    if found is None:
+        return None
+    path = found.get("path") or None
+    return {
+        "step": int(found.get("step") or 0) if path else 0,
+        "path": path,
+        "trust": found.get("trust") if path else None,
+        "rejected": list(found.get("rejected") or ()),
+    }
+
+
+def _lost_steps(story: Story) -> int | None:
+    if story.closed is not None:
+        return story.closed.lost_steps
+    if story.opened.lost_step is None or story.planned is None:
+        return None
+    return max(0, story.opened.lost_step - story.planned.resume_step)
+
+
+def _attempt_after(story: Story) -> int | None:
+    if story.closed is not None and story.closed.attempt_after is not None:
+        return story.closed.attempt_after
+    return story.planned.attempt if story.planned is not None else None
+
+
+def _from_where(story: Story) -> str:
+    if story.planned is None:
+        return ""
+    where = f"step {story.planned.resume_step}" if story.planned.resume_path else "the beginning"
+    return f" from {where}"

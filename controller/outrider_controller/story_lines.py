@@ -1,0 +1,116 @@
+"""The rows of one incident as lines that a person can read from top to bottom.
+
+In: the ledger's rows, the incident, the life of its job. Out: ``{"at", "s", "kind", "text"}`` for each row that says
+something, ``s`` being the seconds since the incident was opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from outrider import records as spoken
+from outrider_controller import incident_documents, timeline
+from outrider_controller.core import records
+
+Json = spoken.Json
+LINES_MAX = 400  # 16,384 ranks may all have ended; the first and the decisive rows come first
+
+
+def lines(rows: Iterable[records.Row], opened: records.IncidentOpened, life: timeline.Life) -> list[Json]:
+    """From the row before the incident to the row that closed it, and the nodes' rows in between."""
+    span = _span(tuple(rows), opened, life)
+    effects = {row.effect: row.name for row in span if isinstance(row, records.EffectRequested)}
+    found: list[Json] = []
+    left_out = 0
+    for row in span:
+        text = _text(row, effects)
+        if text is None:
+            continue
+        if len(found) >= LINES_MAX and isinstance(row, records.Observed):
+            left_out += 1
+            continue
+        at = incident_documents.iso(row.at)
+        since = incident_documents.seconds(row.at - opened.at)
+        found.append({"at": at, "s": since, "kind": row.kind, "text": text})
+    if left_out:
+        text = f"{left_out} more observations are in the ledger"
+        found.append({"at": found[-1]["at"], "s": found[-1]["s"], "kind": "noted", "text": text})
+    return found
+
+
+def _span(rows: tuple[records.Row, ...], opened: records.IncidentOpened, life: timeline.Life) -> list[records.Row]:
+    mine = {id(row) for row in life.rows}
+    begin = next(index for index, row in enumerate(rows) if row is opened or row == opened)
+    while begin > 0 and rows[begin - 1].at == opened.at and not isinstance(rows[begin], records.FACTS):
+        begin -= 1
+    found: list[records.Row] = []
+    for row in rows[begin:]:
+        if id(row) in mine or isinstance(row, records.NodeJoined | records.NodeSilent | records.NodeMarked):
+            found.append(row)
+        if isinstance(row, records.IncidentClosed) and row.incident == opened.incident:
+            break
+    return found
+
+
+def _text(row: records.Row, effects: dict[str, str]) -> str | None:
+    """One row in plain words; None for rows that tell a person nothing."""
+    return _fact(row) if isinstance(row, records.FACTS) else _conclusion(row, effects)
+
+
+def _fact(row: records.Row) -> str | None:
+    match row:
+        case records.Observed():
+            return f"{row.observation.node}: {row.observation.text}"
+        case records.NodeSilent():
+            return f"the agent of {row.node} is not heard"
+        case records.NodeJoined():
+            return f"the agent of {row.node} is heard"
+        case records.EffectDone():
+            return _done(row)
+        case records.Attached():
+            return "the new attempt sends marks"
+        case records.Training() | records.StepReached():
+            return f"step {row.step} is finished"
+        case records.CheckpointSaved():
+            return f"the checkpoint of step {row.step} is saved"
+        case records.PersonAsked():
+            return f"{row.by} asked: {row.verb}"
+    return None
+
+
+def _done(row: records.EffectDone) -> str | None:
+    if not row.ok:
+        return f"{row.effect} failed: {row.error}"
+    if "path" in row.result:
+        path = row.result.get("path")
+        return f"the newest good checkpoint is of step {row.result.get('step')}: {path}" if path else "no checkpoint"
+    if "stopped" in row.result:
+        unreached = row.result.get("unreached") or []
+        return "the ranks are stopped" + (f"; {', '.join(unreached)} could not be reached" if unreached else "")
+    if "warm" in row.result:
+        return "the ranks run" + (" (forked from a warm process)" if row.result["warm"] else " (cold start)")
+    return None
+
+
+def _conclusion(row: records.Row, effects: dict[str, str]) -> str | None:
+    match row:
+        case records.IncidentOpened():
+            return f"incident opened: {row.text}"
+        case records.JobMoved():
+            return f"{row.was} -> {row.now}: {row.why}"
+        case records.Diagnosed():
+            return f"{row.cause} ({row.confidence:.0%} sure): {row.sentence}"
+        case records.Decided():
+            return f"{row.decision}: {row.reason}"
+        case records.AttemptPlanned():
+            where = f"step {row.resume_step}" if row.resume_path else "the beginning"
+            return f"attempt {row.attempt} on {', '.join(row.placement)} from {where}"
+        case records.EffectRequested() if row.name not in ("notify",):
+            return f"asked for: {effects.get(row.effect, row.name)}"
+        case records.NodeMarked():
+            return f"{row.node} is marked {row.mark}: {row.why}"
+        case records.IncidentClosed():
+            return f"incident closed: {row.outcome}"
+        case records.Noted():
+            return row.text
+    return None
