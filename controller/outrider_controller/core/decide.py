@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from outrider import records as spoken
 from outrider_controller.core import evolve as evolving
 from outrider_controller.core import incidents, records
 from outrider_controller.core import policy as policies
@@ -43,25 +44,28 @@ def _node_joined(turn: Turn, fact: records.NodeJoined, before: states.State) -> 
     node = turn.state.nodes[fact.node]
     if node.mark == "lost":
         turn.emit(records.NodeMarked(turn.at, fact.node, "clear", "came back"))
+    for keeper in fact.keepers:
+        _stop_stale(turn, fact.node, keeper)
     for name, job in tuple(turn.state.jobs.items()):
-        if job.attempt is not None and fact.node in job.attempt.placement and _lost_its_ranks(job, fact):
+        if evolving.lost_its_ranks(job, fact) and job.attempt is not None and not job.attempt.stop_wanted:
             since = before.nodes[fact.node].silent_since if fact.node in before.nodes else None
-            _interrupt(
-                turn,
-                name,
-                since or turn.at,
-                fact.job_steps.get(name),
-                f"node {fact.node} came back without the ranks it had",
-            )
+            text = f"node {fact.node} came back without the ranks it had"
+            _interrupt(turn, name, since or turn.at, fact.job_steps.get(name), text, "node-returned")
         _proceed(turn, name)
 
 
-def _lost_its_ranks(job: states.JobState, fact: records.NodeJoined) -> bool:
-    """The node says it holds nothing of the attempt that we know to be running there."""
+def _stop_stale(turn: Turn, node: str, keeper: spoken.KeeperState) -> None:
+    """A node that had been cut off comes back with ranks of an attempt that is over: they are ended now."""
+    job = turn.state.jobs.get(keeper.job)
+    if job is None or not any(rank.alive for rank in keeper.ranks):
+        return
     attempt = job.attempt
-    if job.over or attempt is None or attempt.running_at is None or attempt.stop_wanted:
-        return False
-    return not any(k.job == job.spec.name and k.generation >= attempt.generation for k in fact.keepers)
+    wanted = attempt is not None and keeper.generation == attempt.generation and not attempt.stop_wanted
+    if job.over or not wanted:
+        grace_s = job.spec.limits.grace_s
+        about = job.incident.incident if job.incident else None
+        args: dict[str, object] = {"generation": keeper.generation, "placement": [node], "grace_s": grace_s}
+        turn.effect(keeper.job, "stop-attempt", about, **args)
 
 
 def _node_silent(turn: Turn, fact: records.NodeSilent, before: states.State) -> None:
@@ -85,7 +89,7 @@ def _observed(turn: Turn, fact: records.Observed, before: states.State) -> None:
     if seen.kind == "rank-exited":
         _rank_exited(turn, fact, job)
     elif seen.kind in ENDED_BY_OBSERVATION and job.incident is None:
-        _interrupt(turn, fact.job, seen.at, fact.job_step, seen.text)
+        _interrupt(turn, fact.job, seen.at, fact.job_step, seen.text, seen.kind)
     _proceed(turn, fact.job)
 
 
@@ -95,7 +99,7 @@ def _rank_exited(turn: Turn, fact: records.Observed, job: states.JobState) -> No
     exit_ = evolving.rank_exit(fact.observation)
     failed = exit_.signal is not None or exit_.code != 0
     if failed and not exit_.asked and not attempt.stop_wanted:
-        _interrupt(turn, fact.job, exit_.at, fact.job_step, fact.observation.text)
+        _interrupt(turn, fact.job, exit_.at, fact.job_step, fact.observation.text, "rank-exited")
     elif not attempt.stop_wanted and len(attempt.ended_ranks) == job.spec.world_size:
         _complete(turn, fact.job)
 
@@ -108,13 +112,13 @@ def _complete(turn: Turn, name: str) -> None:
     incidents.end_job(turn, name)
 
 
-def _interrupt(turn: Turn, name: str, fault_at: float, step: int | None, text: str) -> None:
+def _interrupt(turn: Turn, name: str, fault_at: float, step: int | None, text: str, by: str) -> None:
     """Open an incident unless the one that is open already speaks of this attempt."""
     job = turn.job(name)
     assert job.attempt is not None
     if job.incident is not None and job.incident.generation == job.attempt.generation:
         return
-    incidents.open_incident(turn, name, fault_at, step, text)
+    incidents.open_incident(turn, name, fault_at, step, text, by)
 
 
 def _attached(turn: Turn, fact: records.Attached, before: states.State) -> None:
@@ -205,7 +209,8 @@ def _started(turn: Turn, fact: records.EffectDone) -> None:
     assert job.attempt is not None
     if not fact.ok:
         if not job.attempt.stop_wanted:
-            _interrupt(turn, fact.job, turn.at, fact.job_step, f"the attempt could not be started: {fact.error}")
+            text = f"the attempt could not be started: {fact.error}"
+            _interrupt(turn, fact.job, turn.at, fact.job_step, text, "start-failed")
         return
     if not job.speaks and not job.attempt.stop_wanted:
         turn.timer(fact.job, ATTACH, turn.at + ATTACH_WAIT_S)
@@ -265,7 +270,7 @@ def _stop_or_hold(turn: Turn, fact: records.PersonAsked, job: states.JobState) -
     ended = job.attempt is None or job.state == "held"
     if not ended:
         incidents.open_incident(
-            turn, fact.job, turn.at, fact.job_step, f"{fact.by} asked for {fact.verb}", wanted=fact.verb
+            turn, fact.job, turn.at, fact.job_step, f"{fact.by} asked for {fact.verb}", "person", fact.verb
         )
     elif fact.verb == "stop":
         turn.move(fact.job, "failed", f"{evolving.BY_PERSON}stopped it")

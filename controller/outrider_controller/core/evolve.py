@@ -74,7 +74,26 @@ def _node_joined(state: State, row: records.NodeJoined) -> State:
         mark=old.mark if old else "clear",
         why=old.why if old else "",
     )
-    return _put_node(state, node)
+    state = _put_node(state, node)
+    for name, job in state.jobs.items():
+        if lost_its_ranks(job, row):
+            state = _gone(state, name, row.node)
+    return state
+
+
+def lost_its_ranks(job: states.JobState, row: records.NodeJoined) -> bool:
+    """The node says it holds nothing of the attempt that is known to have been running there."""
+    attempt = job.attempt
+    if job.over or attempt is None or attempt.running_at is None or row.node not in attempt.placement:
+        return False
+    return not any(k.job == job.spec.name and k.generation >= attempt.generation for k in row.keepers)
+
+
+def _gone(state: State, name: str, node: str) -> State:
+    attempt = state.jobs[name].attempt
+    if attempt is None or node in attempt.gone:
+        return state
+    return _attempt(state, name, attempt.generation, gone=(*attempt.gone, node))
 
 
 def _node_silent(state: State, row: records.NodeSilent) -> State:
@@ -96,6 +115,8 @@ def _observed(state: State, row: records.Observed) -> State:
         return state
     if row.step_s is not None:
         state = _change(state, row.job, step_s=row.step_s)
+    if seen.kind == "keeper-lost":
+        state = _gone(state, row.job, seen.node)
     if job.incident is not None and seen.kind != "rank-exited" and job.incident.generation == seen.generation:
         incident = dataclasses.replace(job.incident, observations=(*job.incident.observations, seen))
         state = _change(state, row.job, incident=incident)
@@ -231,6 +252,8 @@ def _incident_opened(state: State, row: records.IncidentOpened) -> State:
         generation=row.generation,
         lost_step=row.lost_step,
         wanted=row.wanted,
+        opened_by=row.opened_by,
+        text=row.text,
         step_s=job.step_s,
     )
     return _change(state, row.job, incident=incident, incidents=job.incidents + 1, watch_step=None)

@@ -18,9 +18,12 @@ SETTLE = "settle"
 SILENCE = "silence"
 
 
-def open_incident(turn: Turn, name: str, fault_at: float, lost_step: int | None, text: str, wanted: str = "") -> None:
-    """Open an incident of the current attempt, stop the attempt, look for the checkpoint. A former one is
-    superseded.
+def open_incident(
+    turn: Turn, name: str, fault_at: float, lost_step: int | None, text: str, by: str, wanted: str = ""
+) -> None:
+    """Open an incident of the current attempt, stop the attempt, look for the checkpoint.
+
+    ``by``: what showed it (IncidentOpened.opened_by). A former incident is superseded, and its lost step inherited.
     """
     job = turn.job(name)
     attempt, former = job.attempt, job.incident
@@ -43,6 +46,7 @@ def open_incident(turn: Turn, name: str, fault_at: float, lost_step: int | None,
             text=text,
             supersedes=former.incident if former else None,
             wanted=wanted,
+            opened_by=by,
         )
     )
     turn.effect(
@@ -86,7 +90,7 @@ def news_is_in(turn: Turn, name: str) -> bool:
     silent = {n.node: n.silent_since or turn.at for n in cases.silent_with_ranks(job, turn.state.nodes)}
     if any(turn.at - since < silence_s(turn.policy) for since in silent.values()):
         return False
-    known = set(job.attempt.ended_ranks) | {r for n in silent for r in cases.ranks_of(job, n)}
+    known = set(job.attempt.ended_ranks) | {r for n in (*silent, *job.attempt.gone) for r in cases.ranks_of(job, n)}
     return len(known) >= job.spec.world_size or job.attempt.running_at is None
 
 
@@ -101,11 +105,22 @@ def conclude(turn: Turn, name: str) -> None:
     chosen = brakes.verdict(turn.state, job, found, rule, turn.at)
     _decide(turn, name, found, rule, chosen)
     turn.effect(name, "notify", job.incident.incident, incident=job.incident.incident, event="opened")
-    _mark_nodes(turn, name, found, chosen)
     if chosen.decision == "hold-for-person":
         hold(turn, name, f"{found.sentence}; {chosen.reason}")
-    else:
-        begin_attempt(turn, name, chosen.excluded)
+        return
+    excluded = _takeable(turn, name, chosen.excluded)
+    _mark_nodes(turn, excluded, found)
+    begin_attempt(turn, name, excluded)
+
+
+def _takeable(turn: Turn, name: str, suspects: frozenset[str]) -> frozenset[str]:
+    """Suspects that are taken out: all where spares stand in for them, else only those that cannot be used anyway.
+
+    A node that rebooted and is back is better than no job where there is no spare.
+    """
+    if placement.place(turn.state, turn.job(name), suspects) is not None:
+        return suspects
+    return frozenset(n for n in suspects if n not in turn.state.nodes or not turn.state.nodes[n].usable)
 
 
 def _decide(turn: Turn, name: str, found: records.Diagnosed, rule: policies.Rule, chosen: brakes.Verdict) -> None:
@@ -150,8 +165,8 @@ def decide_by_person(turn: Turn, name: str, decision: str, reason: str) -> None:
     )
 
 
-def _mark_nodes(turn: Turn, name: str, found: records.Diagnosed, chosen: brakes.Verdict) -> None:
-    for node in sorted(chosen.excluded):
+def _mark_nodes(turn: Turn, nodes: frozenset[str], found: records.Diagnosed) -> None:
+    for node in sorted(nodes):
         known = turn.state.nodes.get(node)
         if known is not None and known.mark == "clear":
             mark = "lost" if known.silent_since is not None else "cordoned"

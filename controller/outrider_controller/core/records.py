@@ -201,6 +201,7 @@ class IncidentOpened:
     text: str
     supersedes: str | None = None
     wanted: str = ""  # for a planned one: stop or hold
+    opened_by: str = "rank-exited"  # what showed it: an observation kind, start-failed, node-returned or person
 
 
 @dataclass(frozen=True)

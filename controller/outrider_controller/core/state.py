@@ -53,6 +53,7 @@ class Attempt:
     stopped: bool = False  # the stop-attempt effect is done
     unreached: tuple[str, ...] = ()
     exits: tuple[tuple[str, spoken.RankExit], ...] = ()  # (node, exit) in the order recorded
+    gone: tuple[str, ...] = ()  # nodes known to hold no rank any more though no exit was seen (reboot, keeper lost)
 
     @property
     def ended_ranks(self) -> frozenset[int]:
@@ -72,6 +73,8 @@ class OpenIncident:
     generation: int
     lost_step: int | None
     wanted: str = ""  # for a planned one, the verb of the person: stop or hold
+    opened_by: str = ""
+    text: str = ""
     observations: tuple[spoken.Observation, ...] = ()
     diagnosis: records.Diagnosed | None = None
     decision: records.Decided | None = None

@@ -48,7 +48,7 @@ class Case:
         return tuple(found)
 
     def silent(self) -> tuple[states.NodeState, ...]:
-        """Nodes of the attempt whose agents are not heard and which still owe us the end of a rank."""
+        """Nodes of the attempt whose agents are not heard now."""
         return silent_with_ranks(self.job, self.nodes)
 
 
@@ -73,13 +73,9 @@ def ranks_of(job: states.JobState, node: str) -> range:
 
 
 def silent_with_ranks(job: states.JobState, nodes: dict[str, states.NodeState]) -> tuple[states.NodeState, ...]:
-    """Silent nodes of the attempt, some of whose ranks are not known to be gone or died while nobody else was left
-    to ask.
-    """
-    if job.attempt is None:
-        return ()
-    silent = [nodes[name] for name in job.attempt.placement if name in nodes and nodes[name].silent_since is not None]
-    return tuple(node for node in silent)
+    """Nodes of the attempt whose agents are not heard now."""
+    placement = job.attempt.placement if job.attempt else ()
+    return tuple(nodes[name] for name in placement if name in nodes and nodes[name].silent_since is not None)
 
 
 def evidence(at: float, source: str, kind: str, text: str, cause: str) -> spoken.Json:

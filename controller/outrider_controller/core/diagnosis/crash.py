@@ -41,8 +41,7 @@ def find(case: Case) -> Finding | None:
 
 
 def _sentence(first: Judged) -> str:
-    where = f" at step {first.exit.step}" if first.exit.step is not None else " before its first step"
-    return f"rank {first.exit.rank} on {first.node}{where}: {first.text}"
+    return f"{first.text}, on {first.node}"
 
 
 def _rows(first: Judged, judged: tuple[Judged, ...], cause: str) -> tuple[dict[str, object], ...]:
@@ -67,7 +66,7 @@ def _rows(first: Judged, judged: tuple[Judged, ...], cause: str) -> tuple[dict[s
                 other.exit.at,
                 other.node,
                 "echo",
-                f"rank {other.exit.rank} went {after:.0f} ms after: {other.text}",
+                f"{other.text}, {after:.0f} ms after",
                 cause,
             )
         )
@@ -90,14 +89,14 @@ def case_end(judged: list[Judged]) -> float:
 
 
 def _without_exit(case: Case) -> Finding | None:
-    """Causes that show as an observation instead of a rank's own exit (a keeper that died, ranks that never
-    started).
-    """
-    for seen in case.incident.observations:
-        cause = cause_of(case.policy, exit_=seen.kind, observation=seen.kind)
-        if cause is None:
-            continue
-        ranks = () if seen.rank is None else (seen.rank,)
-        row = evidence(seen.at, seen.node, seen.kind, seen.text, cause)
-        return Finding(cause, CONFIDENCE_CONTESTED, seen.text, f"{seen.kind}:{seen.text}", ranks, (seen.node,), (row,))
+    """Causes that show as something other than a rank's own exit: a keeper that died, ranks that never started."""
+    incident = case.incident
+    seen = [(incident.opened_by, incident.fault_at, "controller", incident.text)]
+    seen += [(o.kind, o.at, o.node, o.text) for o in incident.observations]
+    for kind, at, source, text in seen:
+        cause = cause_of(case.policy, exit_=kind, observation=kind)
+        if cause is not None:
+            row = evidence(at, source, kind, text, cause)
+            nodes = case.attempt.gone or ((source,) if source != "controller" else ())
+            return Finding(cause, CONFIDENCE_CONTESTED, text, f"{kind}:{text}", (), nodes, (row,))
     return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from outrider_controller.core import state as states
 from outrider_controller.core.diagnosis import crash
 from outrider_controller.core.diagnosis.case import Case, Finding, cause_of, evidence, ranks_of
 
@@ -19,43 +18,43 @@ CLOCK_SLACK_S: Final = 1.0  # stamps of different nodes are compared no finer th
 
 
 def find(case: Case) -> Finding | None:
-    """``node-lost`` for nodes that are still silent, unless a rank elsewhere had died of its own before they fell
-    silent.
-    """
+    """``node-lost`` for nodes that are still silent or came back empty, unless a rank elsewhere had died of its own."""
     cause = cause_of(case.policy, node="lost")
     if cause is None:
         return None
-    silence_s = case.policy.rule(cause).limits.silence_s
-    gone = [n for n in case.silent() if n.silent_since is not None and case.at - n.silent_since >= silence_s]
-    if not gone or _died_elsewhere_first(case, gone):
+    lost = _returned_empty(case) or _still_silent(case, case.policy.rule(cause).limits.silence_s)
+    if not lost or _died_elsewhere_first(case, lost):
         return None
-    names = tuple(n.node for n in gone)
+    names = tuple(lost)
     ranks = tuple(rank for name in names for rank in ranks_of(case.job, name))
-    rows = [
-        evidence(
-            n.silent_since or case.at,
-            n.node,
-            "node-silent",
-            f"agent of {n.node} not heard for {case.at - (n.silent_since or case.at):.1f} s",
-            cause,
-        )
-        for n in gone
-    ]
-    echoes = [j for j in case.judged() if j.node not in names]
-    rows += [
-        evidence(j.exit.at, j.node, "echo", f"rank {j.exit.rank}: {j.text}", cause)
-        for j in echoes[: crash.ECHO_ROWS_MAX]
-    ]
-    which = "node " + names[0] if len(names) == 1 else "nodes " + ", ".join(names)
-    sentence = f"{which} fell silent with {len(ranks)} ranks and did not come back within {silence_s:g} s"
+    rows = [evidence(since, name, "node-silent", words, cause) for name, (since, words) in lost.items()]
+    echoes = [j for j in case.judged() if j.node not in names][: crash.ECHO_ROWS_MAX]
+    rows += [evidence(j.exit.at, j.node, "echo", j.text, cause) for j in echoes]
+    sentence = f"{'; '.join(words for _, words in lost.values())}; {len(ranks)} ranks went with it"
     return Finding(cause, CONFIDENCE, sentence, "node-lost:" + ",".join(names), ranks, names, tuple(rows))
 
 
-def _died_elsewhere_first(case: Case, gone: list[states.NodeState]) -> bool:
+def _still_silent(case: Case, silence_s: float) -> dict[str, tuple[float, str]]:
+    """Silent nodes by name: since when, and the words for it."""
+    found = {}
+    for node in case.silent():
+        since = case.at if node.silent_since is None else node.silent_since
+        if case.at - since >= silence_s:
+            found[node.node] = (since, f"the agent of {node.node} has not been heard for {case.at - since:.1f} s")
+    return found
+
+
+def _returned_empty(case: Case) -> dict[str, tuple[float, str]]:
+    if case.incident.opened_by != "node-returned":
+        return {}
+    since = case.incident.fault_at
+    return {name: (since, f"{name} came back without the ranks it had") for name in case.attempt.gone}
+
+
+def _died_elsewhere_first(case: Case, lost: dict[str, tuple[float, str]]) -> bool:
     """A signal or an out-of-memory elsewhere is never the echo of a vanished host; an odd exception may be, unless
     it came first.
     """
-    names = {n.node for n in gone}
-    earliest = min(n.silent_since or case.at for n in gone)
-    own = [j for j in case.judged() if j.kind not in crash.ECHOES and j.kind != "clean" and j.node not in names]
+    earliest = min(since for since, _ in lost.values())
+    own = [j for j in case.judged() if j.kind not in crash.ECHOES and j.kind != "clean" and j.node not in lost]
     return any(j.kind in OWN_BEYOND_DOUBT or j.exit.at < earliest - CLOCK_SLACK_S for j in own)

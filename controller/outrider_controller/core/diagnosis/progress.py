@@ -31,10 +31,7 @@ def find(case: Case) -> Finding | None:
             evidence(s.at, "controller", "restart", f"restarted after {s.cause}, still at {named}", cause)
             for s in recent
         ]
-        rows += [
-            evidence(j.exit.at, j.node, "rank-exited", f"rank {j.exit.rank}: {j.text}", cause)
-            for j in case.judged()[:1]
-        ]
+        rows += [evidence(j.exit.at, j.node, "rank-exited", j.text, cause) for j in case.judged()[:1]]
         sentence = f"{len(recent)} restarts since {named} and no newer checkpoint"
         nodes = tuple(sorted({n for s in recent for n in s.nodes}))
         return Finding(cause, CONFIDENCE, sentence, f"no-progress:{job.newest_checkpoint_step}", (), nodes, tuple(rows))

@@ -14,9 +14,7 @@ def find(case: Case) -> Finding:
     """The cause whose runbook takes anything; it suspects nobody."""
     cause = next(name for name, rule in case.policy.rules.items() if rule.match.anything)
     judged = case.judged()
-    rows = tuple(
-        evidence(j.exit.at, j.node, "rank-exited", f"rank {j.exit.rank}: {j.text}", cause) for j in judged[:ROWS_MAX]
-    )
+    rows = tuple(evidence(j.exit.at, j.node, "rank-exited", j.text, cause) for j in judged[:ROWS_MAX])
     early = [j.exit.rank for j in judged if j.kind == "clean"]
     if early:
         named = ", ".join(str(rank) for rank in early[:ROWS_MAX])

@@ -1,0 +1,318 @@
+"""A small cluster under a virtual clock that drives the real core, and refuses worlds that could not exist.
+
+It stands for the shell, the launcher and the nodes: facts go in, conclusions come out, effects are answered as real
+nodes would answer them. After every fact the invariants of the core are asserted, and the state is rebuilt from the
+rows alone and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from outrider import records as spoken
+from outrider_controller import runbook_files
+from outrider_controller.core import decide, evolve, jobs, records
+from outrider_controller.core import policy as policies
+from outrider_controller.core import state as states
+
+START = 1_800_000_000.0
+LOST_PEER = (
+    "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242"
+)
+
+
+class ImpossibleWorld(AssertionError):
+    """The test asked for something that could not happen."""
+
+
+@dataclass
+class World:
+    """``nodes`` x ``ranks_per_node`` ranks and ``spares`` idle nodes; one job named ``job``."""
+
+    nodes: int = 2
+    ranks_per_node: int = 2
+    spares: int = 1
+    attended: bool = True
+    speaks: bool = True
+    max_restarts: int = -1
+    policy: policies.Policy = field(default_factory=runbook_files.load)
+    now: float = START
+    step: int = 0
+    state: states.State = field(default_factory=states.State)
+    rows: list[records.Row] = field(default_factory=list)
+    checkpoints: list[int] = field(default_factory=list)
+    alive: dict[int, str] = field(default_factory=dict)  # rank -> node, of the running attempt
+    silent: set[str] = field(default_factory=set)
+    stale: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # cut off node -> generation, ranks
+    seq: int = 0
+    unreadable: str = ""  # set: find-checkpoint fails with these words
+    start_fails: str = ""  # set: start-attempt fails with these words
+    effects_seen: dict[str, str] = field(default_factory=dict)
+    mute: bool = False  # effects are not answered while set
+
+    name = "job"
+
+    # --- the world's moves
+    # ---------------------------------------------------------------------------------------------
+
+    def submit(self) -> World:
+        """All nodes join, then the job is submitted and its first attempt begins."""
+        for index in range(self.nodes + self.spares):
+            self.join(f"n{index}")
+        return self.submit_only()
+
+    def submit_only(self) -> World:
+        """The job is submitted to whatever nodes there are."""
+        spec = jobs.JobSpec(
+            name=self.name,
+            command=("python", "train.py"),
+            nodes=self.nodes,
+            ranks_per_node=self.ranks_per_node,
+            attended=self.attended,
+            max_restarts=self.max_restarts,
+        )
+        return self.feed(records.JobSubmitted(self.now, self.name, jobs.document(spec)))
+
+    def join(self, node: str, holds: bool = False, boot: str = "b1") -> World:
+        """An agent says hello; ``holds``: its keeper still runs the current attempt's ranks."""
+        self.silent.discard(node)
+        keepers: tuple[spoken.KeeperState, ...] = ()
+        attempt = self.job.attempt if self.name in self.state.jobs else None
+        if holds:
+            held = tuple(r for r, n in self.alive.items() if n == node)
+            if attempt is None or not (held or node in self.stale):
+                raise ImpossibleWorld(f"{node} holds no living rank")
+            generation, ranks = self.stale.get(node, (attempt.generation, held))
+            states_ = tuple(spoken.RankState(r, r % self.ranks_per_node, 100 + r, True) for r in ranks)
+            keepers = (spoken.KeeperState(self.name, generation, attempt.attempt, "running", True, states_),)
+        else:
+            self.alive = {r: n for r, n in self.alive.items() if n != node}
+            self.stale.pop(node, None)
+        steps = {self.name: self.step} if self.step else {}
+        return self.feed(
+            records.NodeJoined(self.now, node, boot, "127.0.0.1", self.ranks_per_node, True, True, keepers, steps)
+        )
+
+    def train(self, to: int, save_every: int = 0) -> World:
+        """The running attempt finishes steps up to ``to``, one a second."""
+        attempt = self.job.attempt
+        if attempt is None or len(self.alive) != self.nodes * self.ranks_per_node:
+            raise ImpossibleWorld("a synchronous job trains with all its ranks or not at all")
+        if self.speaks and attempt.attached_at is None:
+            self.feed(records.Attached(self.now, self.name, attempt.generation))
+        for step in range(attempt.resume_step + 1 if attempt.training_at is None else self.step + 1, to + 1):
+            self.now += 1.0
+            self.step = step
+            self._finished(step, attempt)
+            if save_every and step % save_every == 0:
+                self.checkpoints.append(step)
+                self.feed(
+                    records.CheckpointSaved(self.now, self.name, attempt.generation, step, f"/ckpt/step-{step}", 0.2)
+                )
+        return self
+
+    def _finished(self, step: int, attempt: states.Attempt) -> None:
+        job = self.job
+        if job.attempt is not None and job.attempt.training_at is None:
+            self.feed(records.Training(self.now, self.name, attempt.generation, step))
+        watch = self.job.watch_step
+        if watch is not None and step >= watch:
+            self.feed(records.StepReached(self.now, self.name, attempt.generation, step))
+
+    def die(self, rank: int, echoes: bool = True, **end: Any) -> World:
+        """A rank dies of its own; the others follow with a lost peer, 20 ms apart, unless ``echoes`` is False."""
+        first = self.now
+        self.mute = True
+        self._exit(rank, **end)
+        for order, other in enumerate(sorted(self.alive) if echoes else (), start=1):
+            self.now = first + 0.02 * order
+            if other in self.alive:
+                self._exit(other, code=1, log_tail=LOST_PEER)
+        return self.unmute()
+
+    def _exit(self, rank: int, **end: Any) -> None:
+        if rank not in self.alive:
+            raise ImpossibleWorld(f"rank {rank} is not alive and cannot die")
+        node = self.alive.pop(rank)
+        if node in self.silent:
+            return
+        attempt = self.job.attempt
+        assert attempt is not None
+        order = sum(n == node for n, _ in attempt.exits)
+        values: dict[str, Any] = {"code": None, "signal": None, "asked": False, "step": self.step or None, **end}
+        exit_ = spoken.RankExit(rank, rank % self.ranks_per_node, 100 + rank, order, at=self.now, **values)
+        self.seq += 1
+        how = exit_.signal or f"status {exit_.code}"
+        seen = spoken.Observation(
+            seq=self.seq,
+            kind="rank-exited",
+            severity="error",
+            at=self.now,
+            node=node,
+            text=f"rank {rank} on {node} ended: {how}",
+            job=self.name,
+            generation=attempt.generation,
+            rank=rank,
+            evidence=vars(exit_).copy(),
+        )
+        self.feed(records.Observed(self.now, self.name, seen, self.step or None, 1.0))
+
+    def observe(self, kind: str, node: str, text: str) -> World:
+        """Any other observation about the current attempt."""
+        attempt = self.job.attempt
+        assert attempt is not None
+        self.seq += 1
+        seen = spoken.Observation(self.seq, kind, "error", self.now, node, text, self.name, attempt.generation)
+        return self.feed(records.Observed(self.now, self.name, seen, self.step or None))
+
+    def vanish(self, node: str) -> World:
+        """A host goes: its agent falls silent, its ranks are gone, the others die of the loss."""
+        self.silence(node)
+        self.mute = True
+        for rank in [r for r, n in self.alive.items() if n == node]:
+            del self.alive[rank]
+        for rank in sorted(self.alive):
+            if rank in self.alive:
+                self.now += 0.02
+                self._exit(rank, code=1, log_tail=LOST_PEER)
+        return self.unmute()
+
+    def unmute(self) -> World:
+        """Answer the effects that have waited, oldest first, each under its own id."""
+        self.mute = False
+        for effect in self.job.pending:
+            if effect.effect not in self.effects_seen:
+                self.perform(effect)
+        return self
+
+    def silence(self, node: str) -> World:
+        """An agent is not heard any more; its ranks, if any, go on."""
+        self.silent.add(node)
+        return self.feed(records.NodeSilent(self.now, node, self.now))
+
+    def finish(self) -> World:
+        """Every rank ends with status 0."""
+        for rank in sorted(self.alive):
+            self._exit(rank, code=0)
+        return self
+
+    def ask(self, verb: str, node: str | None = None) -> World:
+        """A person asks."""
+        return self.feed(records.PersonAsked(self.now, "" if node else self.name, verb, "ada", node, self.step or None))
+
+    def wait(self, seconds: float) -> World:
+        """Time passes; timers that fall due fire in order."""
+        end = self.now + seconds
+        while True:
+            due = sorted((at, t) for t, at in self.job.timers if at <= end) if self.name in self.state.jobs else []
+            if not due:
+                break
+            self.now = max(self.now, due[0][0])
+            self.feed(records.TimerFired(self.now, self.name, due[0][1]))
+        self.now = end
+        return self
+
+    # --- the machinery
+    # -------------------------------------------------------------------------------------------------
+
+    @property
+    def job(self) -> states.JobState:
+        """The job's state."""
+        return self.state.jobs[self.name]
+
+    def feed(self, fact: records.Fact) -> World:
+        """One turn of the controller, then its effects."""
+        conclusions = decide.decide(self.state, fact, self.policy)
+        again = decide.decide(self.state, fact, self.policy)
+        assert conclusions == again, "the core is a function"
+        for row in (fact, *conclusions):
+            self.rows.append(row)
+            self.state = evolve.evolve(self.state, row)
+        self._check()
+        if not self.mute:
+            for row in conclusions:
+                if isinstance(row, records.EffectRequested):
+                    self.perform(row)
+        return self
+
+    def perform(self, effect: records.EffectRequested) -> None:
+        """Answer an effect as a launcher over these nodes would; a second time for the same id is refused."""
+        if effect.effect in self.effects_seen:
+            raise ImpossibleWorld(f"effect {effect.effect} was performed twice")
+        self.effects_seen[effect.effect] = effect.name
+        answers: dict[str, Callable[[records.EffectRequested], tuple[bool, dict[str, Any], str | None]]] = {
+            "start-attempt": self._start,
+            "stop-attempt": self._stop,
+            "find-checkpoint": self._find,
+        }
+        ok, result, error = answers.get(effect.name, lambda _: (True, {}, None))(effect)
+        self.feed(records.EffectDone(self.now, self.name, effect.effect, ok, result, error, self.step or None))
+
+    def _start(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
+        if self.start_fails:
+            return False, {}, self.start_fails
+        for node in set(self.alive.values()) & self.silent:
+            self.stale[node] = (effect.args["generation"] - 1, tuple(r for r, n in self.alive.items() if n == node))
+        self.alive = {r: n for r, n in self.alive.items() if n not in self.silent}
+        if self.alive or set(self.stale) & set(effect.args["placement"]):
+            raise ImpossibleWorld("two attempts at once on one node")
+        self.now += 1.0
+        for index, node in enumerate(effect.args["placement"]):
+            if node in self.silent:
+                return False, {}, f"{node} is not connected"
+            for local in range(self.ranks_per_node):
+                self.alive[index * self.ranks_per_node + local] = node
+        return True, {"warm": True, "pids": {}}, None
+
+    def _stop(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
+        self.now += 0.1
+        reached = set(effect.args["placement"]) - self.silent
+        for node in reached & set(self.stale):
+            del self.stale[node]
+        current = self.job.attempt is not None and self.job.attempt.generation == effect.args["generation"]
+        for rank in sorted(self.alive) if current else ():
+            if rank in self.alive and self.alive[rank] in reached:
+                self._exit(rank, signal="SIGTERM", asked=True)
+        unreached = [n for n in effect.args["placement"] if n in self.silent]
+        return (
+            True,
+            {"stopped": [n for n in effect.args["placement"] if n not in unreached], "unreached": unreached},
+            None,
+        )
+
+    def _find(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
+        if self.unreadable:
+            return False, {}, self.unreadable
+        step = max(self.checkpoints, default=0)
+        return True, {"path": f"/ckpt/step-{step}" if step else "", "step": step, "trust": "complete"}, None
+
+    def _check(self) -> None:
+        assert evolve.evolve_all(states.State(), self.rows) == self.state, "state is evolve over the rows"
+        opened = [r.incident for r in self.rows if isinstance(r, records.IncidentOpened)]
+        closed = [r.incident for r in self.rows if isinstance(r, records.IncidentClosed)]
+        assert len(opened) == len(set(opened)), "an incident is opened once"
+        assert len(closed) == len(set(closed)), "an incident is closed once"
+        assert set(closed) <= set(opened), "only an opened incident is closed"
+        generations = [r.generation for r in self.rows if isinstance(r, records.AttemptPlanned)]
+        assert generations == sorted(set(generations)), "a generation is used once"
+        effects = [r.effect for r in self.rows if isinstance(r, records.EffectRequested)]
+        assert len(effects) == len(set(effects)), "an effect id is used once"
+
+    # --- questions
+    # -----------------------------------------------------------------------------------------------------
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """All rows of a kind, oldest first."""
+        return [row for row in self.rows if isinstance(row, kind)]
+
+    @property
+    def cause(self) -> str:
+        """Cause of the newest diagnosis."""
+        return str(self.of(records.Diagnosed)[-1].cause)
+
+    @property
+    def decision(self) -> str:
+        """The newest decision."""
+        return str(self.of(records.Decided)[-1].decision)
