@@ -70,4 +70,5 @@ def _parts(shown: str) -> tuple[tuple[str, ...], list[str]]:
 def _help(words: tuple[str, ...]) -> str | None:
     command = [sys.executable, "-m", "outrider_cli", *words, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 2), f"the program does not start:\n{done.stderr}"
     return done.stdout if done.returncode == 0 else None
