@@ -72,12 +72,19 @@ def parse(arguments: list[str], world_size: int) -> Options:
     model = ModelConfig(**{name: given.pop(name) for name in _MODEL_HELP})
     try:
         given["mesh"] = mesh.parse(given["mesh"] or f"dp={world_size}")
+        given["microbatches"] = given["microbatches"] or _usual_microbatches(given["mesh"], given["global_batch"])
         options = Options(model=model, **given)
         for problem in problems(options, world_size):
             raise ValueError(problem)
     except ValueError as error:
         parser.error(str(error))
     return options
+
+
+def _usual_microbatches(layout: mesh.Mesh, global_batch: int) -> int:
+    """Two, or as many as keep a deep pipeline busy; fewer where a data rank has no more rows than that."""
+    rows, pp = global_batch // layout.size("dp"), layout.size("pp")
+    return max(2, pp) if rows % max(2, pp) == 0 else pp
 
 
 def problems(options: Options, world_size: int) -> list[str]:
@@ -116,6 +123,10 @@ def _size_rules(options: Options) -> list[tuple[bool, str]]:
         divides(model.kv_heads, model.heads, "--heads", f"--kv-heads {model.kv_heads}"),
         divides(dp * options.microbatches, options.global_batch, "--global-batch", "dp times --microbatches"),
         divides(pp_interleaved, options.microbatches, "--microbatches", "pp, for the interleaved schedule"),
+        (
+            options.microbatches >= layout.size("pp"),
+            f"--microbatches {options.microbatches} is fewer than pp={layout.size('pp')}; raise it or lower pp",
+        ),
         divides(tp, model.kv_heads, "--kv-heads", "tp"),
         divides(tp, model.ffn, "--ffn", "tp"),
         divides(tp, model.vocab, "--vocab", "tp"),
@@ -148,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=_at_least(1), default=40, help="step to train to, counted from the first start")
     add("--seed", type=_at_least(0), default=0, help="of weights and data")
     add("--global-batch", type=_at_least(1), default=8, help="sequences in one step over all ranks")
-    add("--microbatches", type=_at_least(1), default=2, help="parts that a step is cut into on each rank")
+    add("--microbatches", type=_at_least(1), help="parts of a step on each rank; 2, or pp where that is more")
     add("--schedule", choices=["1f1b", "interleaved"], default="1f1b", help="of the pipeline; no effect when pp is 1")
     add("--attention", choices=["sdpa", "matmul"], default="sdpa", help="fused, or as matrix products")
     add("--dropout", type=_fraction, default=0.0, help="fraction of each branch's output dropped, below 1")

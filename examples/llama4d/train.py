@@ -43,9 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         _make_cuda_repeatable()
     # A stage's output is a view by nature, and nothing here changes it in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    cost = flops.flops_per_token(options.model, causal=False)
+    run = supervisor.attach(mesh=options.mesh.text, flops_per_token=float(cost))
     groups = parallel.start(launch, options.mesh, options.timeout_s)
     try:
-        _train(options, launch, groups)
+        _train(options, launch, groups, run)
     except checkpoint.CheckpointError as error:
         status, text = EXIT_BAD_ARGUMENTS, str(error)
     except checkpoint.CommitRefused as error:
@@ -66,10 +68,8 @@ def _make_cuda_repeatable() -> None:
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _train(options: options_.Options, launch: supervisor.Launch, groups: parallel.Groups) -> None:
+def _train(options: options_.Options, launch: supervisor.Launch, groups: parallel.Groups, run: supervisor.Run) -> None:
     """Everything between the first collective and the last."""
-    cost = flops.flops_per_token(options.model, causal=False)
-    run = supervisor.attach(mesh=options.mesh.text, flops_per_token=float(cost))
     torch.manual_seed(
         options.seed * 65_536 + launch.rank
     )  # dropout differs between ranks; weights have seeds of their own

@@ -63,8 +63,12 @@ class Starter:
         path: collections.abc.Sequence[pathlib.Path] = (),
         kill: tuple[int, str] | None = None,
         limit_s: float = 200.0,
+        survivors_s: float = 90.0,
     ) -> Ended:
-        """Runs a job to its end. `kill` is a rank, and the text in rank 0's output after which it gets SIGKILL."""
+        """Runs a job to its end. `kill` is a rank, and the text in rank 0's output after which it gets SIGKILL.
+
+        After `limit_s`, and `survivors_s` after the first rank that failed, the rest is killed.
+        """
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
             metrics = folder / "metrics.jsonl"
@@ -77,6 +81,7 @@ class Starter:
                 "folder": name,
                 "kill": {"rank": kill[0], "after": kill[1]} if kill else None,
                 "limit_s": limit_s,
+                "survivors_s": survivors_s,
             }
             assert self._parent.stdin is not None
             assert self._parent.stdout is not None

@@ -46,7 +46,8 @@ def test_groups_of_an_axis_hold_every_rank_once(order: tuple[str, ...]) -> None:
         (["--mesh", ""], "--width 65 must be a multiple of 8"),
         (["--mesh", "tp=2", "--kv-heads", "1"], "--kv-heads 1 must be a multiple of 2 (tp)"),
         (["--mesh", "cp=2", "--sequence", "66"], "--sequence 66 must be a multiple of 4"),
-        (["--mesh", "dp=2", "--global-batch", "6"], "--global-batch 6 must be a multiple of 4"),
+        (["--microbatches", "3"], "--global-batch 8 must be a multiple of 6 (dp times --microbatches)"),
+        (["--mesh", "pp=2", "--microbatches", "1"], "--microbatches 1 is fewer than pp=2; raise it or lower pp"),
         (["--mesh", "pp=2", "--layers", "1"], "--layers 1 is fewer than the 2 pipeline stages"),
         (["--schedule", "zigzag"], "choose from"),
         (["--checkpoint-every", "5"], "--checkpoint-every 5 has nowhere to write; add --checkpoint-dir DIR"),
@@ -74,6 +75,12 @@ def test_a_bad_value_is_named_with_the_way_out(
 
 def test_ranks_given_no_mesh_are_all_data_parallel() -> None:
     assert options.parse([], world_size=4).mesh.text == "dp=4,pp=1,cp=1,tp=1"
+
+
+def test_microbatches_follow_from_the_mesh_when_none_are_asked_for() -> None:
+    meshes = {"dp=2,pp=2": 2, "pp=4": 4, "dp=8": 1, "dp=2,pp=4": 4}
+    found = {text: options.parse(["--mesh", text], mesh.parse(text).world).microbatches for text in meshes}
+    assert found == meshes
 
 
 def test_a_bad_argument_ends_every_rank_with_status_two(start: job.Starter) -> None:

@@ -2,7 +2,8 @@
 
 Importing torch costs each rank two seconds of processor time, so eight ranks on two cores would spend most of a test
 on it. Outrider starts ranks the same way. One order a line on standard input, one answer a line on standard output:
-`{"ranks", "script", "arguments", "environment", "path", "folder", "kill": {"rank", "after"} | null, "limit_s"}` ->
+`{"ranks", "script", "arguments", "environment", "path", "folder", "kill": {"rank", "after"} | null, "limit_s",
+"survivors_s"}` ->
 `{"codes": [exit code of each rank, negative for a signal]}`. Each rank writes to `rank_<N>.out` and `.err` in folder.
 """
 
@@ -20,8 +21,6 @@ import time
 import typing
 
 MODULES = ("checkpoint", "data", "flops", "manifest", "mesh", "model", "options", "parallel", "pipeline", "supervisor")
-# How long the others may outlive the first rank that failed: their time-outs are what most tests are about.
-SURVIVORS_S = 20.0
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
@@ -50,7 +49,7 @@ def run(order: dict[str, typing.Any]) -> list[int]:
             if ended:
                 del running[rank]
                 codes[rank] = os.waitstatus_to_exitcode(status)
-                limit = min(limit, time.monotonic() + SURVIVORS_S) if codes[rank] else limit
+                limit = min(limit, time.monotonic() + order["survivors_s"]) if codes[rank] else limit
         if kill and kill["after"] in (pathlib.Path(order["folder"]) / "rank_0.out").read_text():
             os.kill(started[kill["rank"]], signal.SIGKILL)
             kill = None
