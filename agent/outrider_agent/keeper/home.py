@@ -77,7 +77,7 @@ def socket_path(home: Home) -> str:
 
 
 def write_whole(path: Path, document: dict[str, Any], mode: int = 0o644) -> None:
-    """Put a JSON document at ``path`` so that a reader sees the old one or the new one, and a crash keeps one of them."""
+    """Put a JSON document at ``path`` so that a reader, and a crash, finds the old one or the new one, whole."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
@@ -89,7 +89,7 @@ def write_whole(path: Path, document: dict[str, Any], mode: int = 0o644) -> None
 
 
 def start_ticks(pid: int) -> int | None:
-    """When process ``pid`` began, in kernel ticks since boot: with the pid it names a process for good. None if gone."""
+    """When process ``pid`` began, in ticks since boot; with the pid it names a process for good. None if gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
             # The name in parentheses may hold spaces and parentheses of its own; the fields begin after the last one.

@@ -21,7 +21,7 @@ class OrderError(ValueError):
 
 @dataclass(frozen=True)
 class Prepare:
-    """Import ahead what the job will import. ``preload``: module names; ``auto`` reads torch and numpy off the script."""
+    """Import ahead what the job will import. ``preload``: modules; ``auto`` reads torch and numpy off the script."""
 
     command: tuple[str, ...]
     cwd: str = ""
@@ -30,7 +30,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Start:
-    """Start this node's ranks of one attempt. Paths are absolute; ``env`` is what the job asks for, above the keeper's own."""
+    """Start this node's ranks of one attempt. Paths are absolute; ``env`` goes above the keeper's own."""
 
     attempt: int
     generation: int
