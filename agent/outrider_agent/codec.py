@@ -38,7 +38,7 @@ def decode(frame: str | bytes) -> wire.FromController:
         if cls not in (wire.Welcome, wire.Refused, wire.Ack, wire.Order):
             raise CodecError(f"type {name[:64]!r} is not a message of a controller")
         message: wire.FromController = _decoder(name).decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise CodecError(f"a frame of {size} bytes is not a message: {error}") from error
     return message
 

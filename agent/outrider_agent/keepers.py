@@ -186,7 +186,7 @@ class Keepers:
 
     async def _take(self, held: Held, event: keeper_client.Event) -> None:
         """One event into the spool, and only then acknowledged to the keeper."""
-        found = held.standing.observe(event.event, self._board, self._clock.now())
+        found = held.standing.judge(event.event, self._board, self._clock.now())
         source = _source(held.journal)
         if found is not None:
             if self._spool.add(found, source, event.n) is not None:
@@ -219,7 +219,7 @@ class Keepers:
         taken = self._spool.last_of(_source(journal))
         for n, event in events:
             if n > taken:
-                observation = found.observe(event, self._board, self._clock.now())
+                observation = found.judge(event, self._board, self._clock.now())
                 if observation is not None:
                     self._spool.add(observation, _source(journal), n)
         return journal

@@ -8,6 +8,7 @@ Between carrying out and writing down lies a moment in which an agent may die; t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from outrider import wire
 from outrider_agent import clock as clock_module
 from outrider_agent import keeper_client, keepers, ports, spool, tasks
 from outrider_agent import settings as settings_module
+from outrider_agent.keeper import home
 from outrider_agent.keeper import orders as keeper_orders
 from outrider_agent.signals import ranks
 
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 ORDERS_RUNNING_MAX: Final = 64
 END_PATIENCE_S: Final = 30.0  # after SIGKILL; a process that the kernel holds longer (a dead disk) is a finding
 T = TypeVar("T")
+RELEASE_PATIENCE_S: Final = 8.0
 RESUME_MARK: Final = "{checkpoint}"
 
 
@@ -172,7 +175,7 @@ class Orders:
 
     async def _prepare(self, order: wire.Order, args: Prepare) -> dict[str, Any]:
         job = self._checked(args.spec, order)
-        held = await self._keepers.ensure(self._keeper_settings(job, job.log_dir))
+        held = await self._keepers.ensure(self._keeper_settings(job, self._logs(job)))
         found = await held.keeper.prepare(keeper_orders.Prepare(job.command, job.cwd, job.preload))
         return {"warm": found.warm, "why_cold": found.why_cold}
 
@@ -184,10 +187,10 @@ class Orders:
                 f"node {self._settings.node} has room for {free} of its {self._settings.slots} ranks, "
                 f"and job {order.job} wants {len(args.ranks)}; give the agent more --slots or place the job elsewhere"
             )
-        log_dir = args.log_dir or job.log_dir or str(self._settings.state / "logs" / order.job)
-        held = await self._keepers.ensure(self._keeper_settings(job, log_dir))
+        logs = self._logs(job, args.log_dir)
+        held = await self._keepers.ensure(self._keeper_settings(job, logs))
         self._board.expect(order.job, order.generation, list(args.ranks))
-        done = await held.keeper.start(self._keeper_start(order, args, log_dir))
+        done = await held.keeper.start(self._keeper_start(order, args, logs / f"attempt-{args.attempt}"))
         self._keepers.started(held, order.generation, args.attempt, done.pids, done.warm)
         pids = {str(rank): pid for rank, pid in sorted(done.pids.items())}
         return {"pids": pids, "warm": done.warm, "why_cold": done.why_cold, "seconds": done.seconds}
@@ -212,8 +215,19 @@ class Orders:
 
     async def _release(self, order: wire.Order) -> dict[str, Any]:
         held = self._keepers.get(order.job)
-        if held is not None:
-            await self._keepers.release(held)
+        if held is None:
+            return {}
+        if held.standing.living:
+            everything = wire.Order(order.order_id, "stop", order.job, held.standing.generation)
+            await self._stop(everything, Stop())
+        try:
+            async with asyncio.timeout(RELEASE_PATIENCE_S):
+                await self._keepers.release(held)
+        except TimeoutError as error:
+            raise OrderError(
+                f"the keeper of job {order.job} on {self._settings.node} has not left within {RELEASE_PATIENCE_S:g} s; "
+                f"its log is {home.of(self._runtime, order.job).log}"
+            ) from error
         return {}
 
     def _checked(self, job: Job, order: wire.Order) -> Job:
@@ -226,7 +240,12 @@ class Orders:
             )
         return job
 
-    def _keeper_settings(self, job: Job, log_dir: str) -> keeper_client.Settings:
+    def _logs(self, job: Job, given: str = "") -> Path:
+        """Where the job's logs lie, one folder an attempt below it."""
+        state = self._settings.state
+        return Path(job.cwd or state, given or job.log_dir or state / "logs" / job.name).absolute()
+
+    def _keeper_settings(self, job: Job, logs: Path) -> keeper_client.Settings:
         return keeper_client.Settings(
             job=job.name,
             node=self._settings.node,
@@ -235,10 +254,10 @@ class Orders:
             env=job.env,
             user=job.user,
             allow_root=self._settings.allow_root,
-            own=(Path(log_dir),) if log_dir else (),
+            own=(logs,),
         )
 
-    def _keeper_start(self, order: wire.Order, args: Start, log_dir: str) -> keeper_orders.Start:
+    def _keeper_start(self, order: wire.Order, args: Start, log_dir: Path) -> keeper_orders.Start:
         job = args.spec
         resume = tuple(part.replace(RESUME_MARK, args.resume_path) for part in job.resume) if args.resume_path else ()
         return keeper_orders.Start(
@@ -249,7 +268,7 @@ class Orders:
             node_rank=args.node_rank,
             ranks=args.ranks,
             command=job.command + resume,
-            log_dir=log_dir,
+            log_dir=str(log_dir),
             env=job.env,
             cwd=job.cwd,
             master_addr=args.master_addr,

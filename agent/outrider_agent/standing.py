@@ -41,7 +41,7 @@ class Standing:
         self.generation, self.attempt, self.warm = generation, attempt, warm
         self.living.update({rank: pid for rank, pid in pids.items() if rank not in self.gone})
 
-    def observe(self, event: records.Json, board: ranks.Board, now: float) -> records.Observation | None:
+    def judge(self, event: records.Json, board: ranks.Board, now: float) -> records.Observation | None:
         """What ``event`` of the keeper means; None for one that is no observation."""
         kind, generation = event.get("kind"), event.get("generation")
         place = observe.Place(self.node, self.job, generation if isinstance(generation, int) else self.generation)

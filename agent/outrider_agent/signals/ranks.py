@@ -36,6 +36,7 @@ JOBS_MAX: Final = 64
 SEEN_MAX_S: Final = 1e6  # a phase longer than this is a broken clock
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Step = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 _Number = float | Literal["nan", "inf", "-inf"] | None
 
 
@@ -50,13 +51,13 @@ class Mark(msgspec.Struct, frozen=True):
     job: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     gen: _Whole
     at: float
-    step: _Whole | None = None
-    tokens: float | None = None
+    step: _Step | None = None
+    tokens: _Number = None
     loss: _Number = None
     grad_norm: _Number = None
-    phase: Annotated[str, msgspec.Meta(max_length=64)] | None = None
-    mesh: Annotated[str, msgspec.Meta(max_length=128)] | None = None
-    flops: float | None = None
+    phase: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    mesh: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    flops: _Number = None
     path: str | None = None
 
 
@@ -127,7 +128,7 @@ class Board:
             return self._refuse(f"a mark of more than {MARK_BYTES_MAX} bytes")
         try:
             mark = _DECODER.decode(datagram)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             return self._refuse(str(error))
         attempt = self._attempts.get(mark.job)
         if attempt is None or mark.gen < attempt.generation:
@@ -193,7 +194,7 @@ class Board:
     def _apply(self, attempt: _Attempt, rank: _Rank, mark: Mark) -> None:
         if mark.kind == "attach":
             attempt.mesh = mark.mesh or attempt.mesh
-            attempt.flops = mark.flops if mark.flops is not None else attempt.flops
+            attempt.flops = _finite(mark.flops) or attempt.flops
         elif mark.kind == "step" and mark.step is not None:
             rank.base, rank.step = "step", mark.step
             self._sample(attempt, mark)
@@ -222,7 +223,7 @@ class Board:
             if isinstance(value, str)
         )
         attempt.steps.append(
-            records.StepSample(mark.step, mark.at, mark.rank, mark.tokens, loss, grad_norm, not_finite=odd)
+            records.StepSample(mark.step, mark.at, mark.rank, _finite(mark.tokens), loss, grad_norm, not_finite=odd)
         )
 
     def _checkpoint(self, attempt: _Attempt, rank: _Rank, mark: Mark) -> None:
