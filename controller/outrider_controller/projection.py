@@ -150,13 +150,21 @@ def _ranks(job: states.JobState, progress: ProgressView) -> list[Json]:
                 "node": attempt.placement[at] if at < len(attempt.placement) else None,
                 "local_rank": local,
                 "pid": said.pid if said and alive else None,
-                "coords": mesh.coords(rank) if mesh else {},
+                "coords": _coords(mesh, rank),
                 "step": said.step if said else None,
                 "phase": said.phase if said and alive else None,
                 "ended": _ended(ended.get(rank)),
             }
         )
     return found
+
+
+def _coords(mesh: meshes.Mesh | None, rank: int) -> dict[str, int]:
+    """The rank's index on every axis, outermost first; empty where the mesh is not known."""
+    if mesh is None:
+        return {}
+    coords = mesh.coords(rank)
+    return {axis: coords[axis] for axis, _ in mesh.axes}
 
 
 def _ended(exit_: spoken.RankExit | None) -> str | None:
