@@ -1,6 +1,7 @@
 """How a rank ended, from its exit and the last lines of its log. Recorded lines: torch 2.13.0 (CPU build), gloo."""
 
 import dataclasses
+import pathlib
 
 import pytest
 
@@ -8,6 +9,7 @@ from outrider import records
 from outrider_analysis import job_log
 from outrider_analysis.job_log import exceptions, judgement, patterns
 
+RECORDED = pathlib.Path(__file__).resolve().parents[1] / "recorded/job_log"
 GLOO_CLOSED = """\
 [rank0]: Traceback (most recent call last):
 [rank0]:   File "/home/me/train.py", line 12, in <module>
@@ -194,6 +196,20 @@ def test_common_words_in_plain_output_are_no_echo_unless_the_library_wrote_them(
     assert job_log.judge(ended(code=3, tail="curl: (7) Connection refused\ncat: Broken pipe")).kind == "exit-code"
     library = "[W1120 TCPStore.cpp:106] [c10d] sendBytes failed on SocketImpl(fd=5): Broken pipe"
     assert job_log.judge(ended(code=3, tail=library)).kind == "peer-lost"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "signature"),
+    [
+        ("gloo-peer-killed", "peer-lost", "peer-lost:gloo-closed"),
+        ("gloo-peer-stopped", "peer-lost", "peer-lost:gloo-wait"),
+        ("key-error", "python-error", "python-error:KeyError:<module>:'layer.#'"),
+        ("cpu-allocator", "out-of-memory", "out-of-memory:host:<module>"),
+    ],
+)
+def test_recorded_ends_are_judged_for_what_they_were(name: str, kind: str, signature: str) -> None:
+    found = job_log.judge(ended(tail=(RECORDED / f"{name}.txt").read_text(encoding="utf-8")))
+    assert (found.kind, found.signature) == (kind, signature)
 
 
 def test_the_error_file_outweighs_the_log() -> None:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-LINES_MAX = 4000  # of one log; the last ones count
+LOG_CHARS_MAX = 65536  # of one log; the last ones count (an agent sends records.LOG_TAIL_BYTES_MAX of them)
 MESSAGE_LINES_MAX = 12  # NCCL's message has its verdict on the second line, and the cause of it on the fourth
 MESSAGE_CHARS_MAX = 2000
 TEXT_CHARS_MAX = 240
@@ -98,7 +98,7 @@ def find(text: str) -> tuple[PythonError, ...]:
 
 def clean(text: str) -> list[str]:
     """Lines without colours, rank prefixes and the rails of exception groups."""
-    lines = [_PREFIX.sub("", line) for line in _COLOURS.sub("", text).splitlines()[-LINES_MAX:]]
+    lines = [_PREFIX.sub("", line) for line in _COLOURS.sub("", text[-LOG_CHARS_MAX:]).splitlines()]
     if any("Exception Group Traceback" in line for line in lines):
         lines = [_GROUP.sub("", line) for line in lines]
     return [line.rstrip() for line in lines]

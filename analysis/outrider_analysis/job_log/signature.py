@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 SIGNATURE_CHARS_MAX = 300
+MESSAGE_CHARS_MAX = 1000  # read before it is shortened: two messages that differ only after that look alike
 
 _HEX_DIGIT: Final = "[0-9a-fA-F]"
 # Applied in this order: what contains digits as part of something larger goes before the digits.
@@ -29,7 +30,7 @@ _REPLACEMENTS: Final = tuple(
 
 def normalise(message: str) -> str:
     """The first line of ``message`` with numbers, addresses, paths, hashes and times taken out."""
-    text = message.strip().splitlines()[0] if message.strip() else ""
+    text = message.strip().splitlines()[0][:MESSAGE_CHARS_MAX] if message.strip() else ""
     for regex, instead in _REPLACEMENTS:
         text = regex.sub(instead, text)
     return text.strip()
