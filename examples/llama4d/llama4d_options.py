@@ -72,7 +72,8 @@ def parse(arguments: list[str], world_size: int) -> Options:
     model = ModelConfig(**{name: given.pop(name) for name in _MODEL_HELP})
     try:
         given["mesh"] = mesh.parse(given["mesh"] or f"dp={world_size}")
-        given["microbatches"] = given["microbatches"] or _usual_microbatches(given["mesh"], given["global_batch"])
+        if given["microbatches"] is None:
+            given["microbatches"] = _usual_microbatches(given["mesh"], given["global_batch"], given["schedule"])
         options = Options(model=model, **given)
         for problem in problems(options, world_size):
             raise ValueError(problem)
@@ -81,10 +82,12 @@ def parse(arguments: list[str], world_size: int) -> Options:
     return options
 
 
-def _usual_microbatches(layout: mesh.Mesh, global_batch: int) -> int:
-    """Two, or as many as keep a deep pipeline busy; fewer where a data rank has no more rows than that."""
+def _usual_microbatches(layout: mesh.Mesh, global_batch: int, schedule: str) -> int:
+    """Two where that divides a data rank's rows and fills the pipeline; else the next number that does, if any."""
     rows, pp = global_batch // layout.size("dp"), layout.size("pp")
-    return max(2, pp) if rows % max(2, pp) == 0 else pp
+    multiple = pp if schedule == "interleaved" else 1
+    fitting = [count for count in range(pp, rows + 1) if rows % count == 0 and count % multiple == 0]
+    return next((count for count in fitting if count > 1), max(fitting, default=max(2, pp)))
 
 
 def problems(options: Options, world_size: int) -> list[str]:

@@ -173,12 +173,13 @@ def squared_norm(models: Sequence[nn.Module], groups: Groups) -> float:
     An element counts on one rank: the data shards and the pipeline stages share nothing, and what tensor parallelism
     replicates (norm weights) counts at tp index 0 alone.
     """
-    total = 0.0
-    for model in models:
-        for parameter in model.parameters():
-            if parameter.grad is not None and (groups.coords["tp"] == 0 or not _replicated(parameter)):
-                total += float(torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float64)) ** 2
-    return total
+    norms = [
+        torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float64)
+        for model in models
+        for parameter in model.parameters()
+        if parameter.grad is not None and (groups.coords["tp"] == 0 or not _replicated(parameter))
+    ]
+    return float(torch.stack(norms).square().sum()) if norms else 0.0
 
 
 def _replicated(parameter: torch.Tensor) -> bool:

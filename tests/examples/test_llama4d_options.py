@@ -78,7 +78,7 @@ def test_ranks_given_no_mesh_are_all_data_parallel() -> None:
 
 
 def test_microbatches_follow_from_the_mesh_when_none_are_asked_for() -> None:
-    meshes = {"dp=2,pp=2": 2, "pp=4": 4, "dp=8": 1, "dp=2,pp=4": 4}
+    meshes = {"dp=2,pp=2": 2, "pp=3": 4, "pp=4": 4, "dp=8": 1, "dp=2,pp=4": 4}
     found = {text: options.parse(["--mesh", text], mesh.parse(text).world).microbatches for text in meshes}
     assert found == meshes
 
