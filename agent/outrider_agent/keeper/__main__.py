@@ -5,10 +5,13 @@
 it would offer the job modules that are not the job's.
 """
 
-import importlib.machinery
-import importlib.util
-import os
 import sys
+
+AT_START = frozenset(sys.modules)  # before anything of ours is imported
+
+import importlib.machinery  # noqa: E402
+import importlib.util  # noqa: E402
+import os  # noqa: E402
 
 
 def load(name: str, folder: str) -> None:
@@ -32,7 +35,7 @@ def main() -> int:
     if what == "rank":
         from outrider_agent.keeper import rank_main
 
-        rank_main.main(words)
+        rank_main.main(words, AT_START)
         return 0
     from outrider_agent.keeper.main import main as keep
 

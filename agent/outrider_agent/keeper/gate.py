@@ -29,16 +29,17 @@ def why_not_fork() -> str | None:
     return f"the keeper has {opened} open, which a fork would share" if opened else None
 
 
-def hidden_module(folder: str) -> str | None:
-    """A file of the script's folder that a fresh interpreter would import where the keeper holds another module."""
+def hidden_modules(folder: str) -> dict[str, str]:
+    """Modules held here, by name, where a fresh interpreter would import this file of the script's folder instead."""
+    found: dict[str, str] = {}
     for name, path in _modules_in(folder):
         loaded = sys.modules.get(name)
         if loaded is None or name in sys.builtin_module_names or name in ("outrider", "__main__", "__init__"):
             continue
         origin = getattr(loaded, "__file__", None)
         if origin is None or os.path.realpath(origin) != os.path.realpath(path):
-            return os.path.basename(os.path.dirname(path) if path.endswith("__init__.py") else path)
-    return None
+            found[name] = os.path.relpath(path, folder)
+    return found
 
 
 def _modules_in(folder: str) -> list[tuple[str, str]]:

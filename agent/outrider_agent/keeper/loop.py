@@ -204,9 +204,9 @@ class Keeper:
             return f"{program.target} is a folder, which a fresh interpreter has to unpack"
         if self._why_cold:
             return self._why_cold
-        hidden = gate.hidden_module(command.folder(program, cwd))
-        if hidden:
-            return f"{hidden} in the script's folder takes the place of a module that the keeper has imported"
+        if hidden := gate.hidden_modules(command.folder(program, cwd)):
+            files = ", ".join(sorted(hidden.values())[:3])
+            return f"{files} in the script's folder takes the place of a module that the keeper has imported"
         return gate.why_not_fork()
 
     def _start(self, order: orders.Start) -> records.Json:

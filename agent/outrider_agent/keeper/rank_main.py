@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import NoReturn
 
 from outrider_agent.keeper import child, command
 
 
-def main(words: list[str]) -> None:
-    """``words``: the JSON text, then the job's command."""
+def main(words: list[str], at_start: frozenset[str]) -> None:
+    """``words``: the JSON text, then the job's command. ``at_start``: modules the interpreter began with."""
     setup = json.loads(words[0])
     program = command.read(tuple(words[1:]))
     report_fd = int(setup["report_fd"])
@@ -26,7 +27,7 @@ def main(words: list[str]) -> None:
     except OSError as error:
         child.give_up(report_fd, error)
     os.close(report_fd)
-    _run_here(program)
+    _run_here(program, at_start)
 
 
 def _run_other(words: tuple[str, ...]) -> NoReturn:
@@ -37,10 +38,13 @@ def _run_other(words: tuple[str, ...]) -> NoReturn:
         raise OSError(error.errno, error.strerror, words[0]) from None
 
 
-def _run_here(program: command.Program) -> None:
+def _run_here(program: command.Program, at_start: frozenset[str]) -> None:
     # Loaded only now: the other path runs without site-packages and should stay as light as it is.
     from outrider_agent import rank_hook
-    from outrider_agent.keeper import user_code
+    from outrider_agent.keeper import gate, user_code
 
     rank_hook.prepare(os.environ)
+    # What we have imported before the script must not keep it from a module of its own with that name.
+    for name in gate.hidden_modules(command.folder(program, os.getcwd())).keys() - at_start:
+        del sys.modules[name]
     user_code.run(program)
