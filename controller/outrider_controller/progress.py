@@ -47,6 +47,7 @@ class JobProgress:
     flops_per_token: float | None = None
     first_step: int | None = None
     newest_step: int | None = None  # newest step finished in this generation
+    former_step: int | None = None  # the same of the generation before
     newest_at: float | None = None
     ranks: dict[int, tuple[str, spoken.RankProgress]] = field(default_factory=dict)  # rank -> (node, progress)
     samples: deque[FinishedStep] = field(default_factory=lambda: deque(maxlen=SAMPLES_WAITING_MAX))
@@ -68,8 +69,14 @@ class JobProgress:
         seconds = self.step_s
         return self._tokens / seconds if seconds and self._tokens is not None else None
 
+    @property
+    def shown_step(self) -> int | None:
+        """Newest finished step of this attempt, or of the former while none is finished."""
+        return self.former_step if self.newest_step is None else self.newest_step
+
     def restart(self, generation: int) -> None:
         """Forget the processes of the former generation; keep the pace and what was noted."""
+        self.former_step = self.shown_step
         self.generation = generation
         self.attached = False
         self.first_step = self.newest_step = self.newest_at = self._kept_step = None
@@ -127,7 +134,7 @@ class JobProgress:
             self.samples.append(FinishedStep(self.generation, sample, step_s))
 
     def know(self, step: int | None) -> None:
-        """A step that is known to be finished from elsewhere (the series store after a restart, a dead rank's end)."""
+        """A step known to be finished that no mark has told of."""
         self._finished(step, self.newest_at)
 
     def _finished(self, step: int | None, at: float | None) -> None:
@@ -147,9 +154,43 @@ class Progress:
         """Where ``job`` stands; an empty picture before its first message."""
         return self._jobs.get(job) or JobProgress()
 
+    def take_samples(self, job: str) -> list[FinishedStep]:
+        """Finished steps since the last call, for the series store."""
+        found = self._jobs.get(job)
+        if found is None:
+            return []
+        samples = list(found.samples)
+        found.samples.clear()
+        return samples
+
     def forget(self, job: str) -> None:
         """The job is over and nobody asks how fast it is."""
         self._jobs.pop(job, None)
+
+    def processes(
+        self, job: str, generation: int, node: str, ranks: Iterable[tuple[int, int, int]], now: float
+    ) -> None:
+        """Ranks that run, as (rank, local rank, process id): what is known of those that send no marks."""
+        found = self._jobs.setdefault(job, JobProgress())
+        if found.generation < generation:
+            found.restart(generation)
+        if found.generation == generation:
+            new = [item for item in ranks if item[0] not in found.ranks]
+            found.take_ranks(
+                node,
+                [
+                    spoken.RankProgress(job, generation, rank, local, pid, None, "start", now)
+                    for rank, local, pid in new
+                ],
+            )
+
+    def know(self, job: str, generation: int, step: int) -> None:
+        """A step known to be finished from elsewhere: the series store after a restart, or a dead rank's end."""
+        found = self._jobs.setdefault(job, JobProgress())
+        if found.generation < generation:
+            found.restart(generation)
+        if found.generation == generation:
+            found.know(step)
 
     def heartbeat(self, node: str, message: wire.Heartbeat, state: states.State, now: float) -> list[records.Row]:
         """Take a heartbeat; rows to record of it: late generations, each once."""

@@ -36,7 +36,7 @@ class Settings:
     webhook_url: str = ""  # told of opened and closed incidents; empty for nobody
     webhook_secret_file: Path | None = None  # signs what the webhook is sent
     heartbeat_s: float = wire.HEARTBEAT_S  # asked of agents; three missed ones make a node silent
-    serve: bool = True  # False: no port at all, for tests of the shell alone
+    log_to_stderr: bool = True  # False where the terminal belongs to somebody else; the log file is written either way
 
     @property
     def tls(self) -> bool:

@@ -20,7 +20,7 @@ from outrider_controller.core import jobs
 from outrider_controller.launchers import orders as orders_module
 
 RESERVE_S_MAX: Final = 10.0
-STOP_REPLY_S_MAX: Final = 15.0  # beyond the grace given to the ranks: SIGKILL, and the kernel freeing their memory
+STOP_REPLY_S_MAX: Final = 35.0  # beyond the grace: agents wait 30 s for what the kernel does not let die
 RELEASE_S_MAX: Final = 10.0
 PREPARE_S_MAX: Final = 120.0
 START_AWAY_S_MAX: Final = 5.0  # an agent that was killed is back within 2 s; one that is not makes the start fail

@@ -1,0 +1,247 @@
+"""The controller's end of every agent: who is connected, what they say, and who has fallen silent.
+
+In: messages of agents that have shown their token. Out: facts for the core (joined, silent, observed, and the edges
+of a job's progress), acknowledgements once the ledger has them, samples for the series store. Heartbeats and marks
+never reach the core; they move the picture that ``progress`` keeps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import deque
+from typing import Any, Final
+
+from outrider import records as spoken
+from outrider import wire
+from outrider_controller import clock as clock_module
+from outrider_controller import ledger as ledgers
+from outrider_controller import progress as progress_module
+from outrider_controller import turns as turns_module
+from outrider_controller.core import records
+from outrider_controller.core import state as states
+from outrider_controller.launchers import agents, orders
+
+HEARTBEATS_MISSED_MAX: Final = 3
+FINDINGS_KEPT_MAX: Final = 32
+TEXT_CHARS_MAX: Final = 500
+WATCHES_PER_HEARTBEAT: Final = 4
+
+log = logging.getLogger(__name__)
+
+
+class FrameError(ValueError):
+    """A message that reads well and cannot be true; the connection ends."""
+
+
+class Nodes:
+    """All agents of a controller."""
+
+    def __init__(
+        self,
+        turns: turns_module.Turns,
+        progress: progress_module.Progress,
+        links: orders.Orders,
+        launcher: agents.AgentsLauncher,
+        clock: clock_module.Clock,
+        heartbeat_s: float,
+    ) -> None:
+        self._turns = turns
+        self._progress = progress
+        self._links = links
+        self._launcher = launcher
+        self._clock = clock
+        self._began = clock.now()
+        self._began_monotonic = clock.monotonic()
+        self.stopping = False  # connections that we end ourselves are no silence
+        self._telling: set[str] = set()  # jobs whose edges are on their way to the ledger
+        self.heartbeat_s = heartbeat_s
+        self.findings: dict[str, deque[spoken.Observation]] = {}  # node -> what it saw of itself of late
+        self.versions: dict[str, str] = {}
+
+    async def join(self, hello: wire.Hello) -> int:
+        """Record that a node is there; the number up to which its spool is in the ledger. Raises LedgerError."""
+        steps = {name: self.job_step(name) for name, job in self._turns.state.jobs.items() if not job.over}
+        known_steps = {name: step for name, step in steps.items() if step is not None}
+        joined = records.NodeJoined(
+            self._clock.now(),
+            hello.node,
+            hello.boot_id,
+            hello.address,
+            hello.slots,
+            hello.supervises,
+            hello.simulated,
+            hello.keepers,
+            known_steps,
+        )
+        await self._turns.submit((joined,))
+        self.versions[hello.node] = hello.version
+        self._processes(hello)
+        return await self._turns.know_acked(hello.node, hello.spool_id)
+
+    def link(self, node: str) -> orders.Link | None:
+        """The node's open connection."""
+        return self._links.links.get(node)
+
+    def connect(self, hello: wire.Hello) -> orders.Link:
+        """The node has been welcomed: it takes orders now. What it holds of the past ends."""
+        link = orders.Link(hello, self._clock.monotonic())
+        former = self._links.links.get(link.hello.node)
+        self._links.add(link)
+        if former is not None:
+            former.close("a newer connection of the same node has taken its place")
+        for keeper in link.hello.keepers:
+            self._end_stale(link.hello.node, keeper)
+        return link
+
+    async def leave(self, link: orders.Link) -> None:
+        """A connection ended."""
+        if not self._links.remove(link) or self.stopping or self._turns.stopped is not None:
+            return
+        since = self._clock.now() - (self._clock.monotonic() - link.heard)
+        await self._silent(link.hello.node, since, link.why or "its connection ended")
+
+    async def take(self, link: orders.Link, message: wire.FromAgent) -> None:
+        """One message of a welcomed agent; raises FrameError for what cannot be true, LedgerError for a full disk."""
+        link.heard = self._clock.monotonic()
+        node, now = link.hello.node, self._clock.now()
+        match message:
+            case wire.Observations():
+                await self._observations(link, message)
+            case wire.OrderResult():
+                self._links.answer(node, message)
+            case wire.Heartbeat():
+                await self._note(self._progress.heartbeat(node, message, self._turns.state, now))
+                for job in sorted({rank.job for rank in message.ranks}):
+                    await self._tell_edges(job)
+            case wire.Marks():
+                await self._note(self._progress.marks(node, message, self._turns.state, now))
+                await self._tell_edges(message.job)
+            case _:
+                raise FrameError("a second hello on one connection")
+
+    async def watch(self) -> None:
+        """Find nodes that have stopped talking, for ever."""
+        while True:
+            await self._clock.sleep(self.heartbeat_s / WATCHES_PER_HEARTBEAT)
+            patience_s = self.heartbeat_s * HEARTBEATS_MISSED_MAX
+            now = self._clock.monotonic()
+            for link in list(self._links.links.values()):
+                if now - link.heard > patience_s:
+                    link.close(f"no word for {now - link.heard:.1f} s")
+            if now - self._began_monotonic > patience_s and self._turns.stopped is None:
+                await self._never_returned()
+
+    def job_step(self, job: str) -> int | None:
+        """Newest step that the job's current attempt is known to have finished."""
+        found, state = self._progress.of(job), self._turns.state.jobs.get(job)
+        current = state is not None and state.attempt is not None and state.attempt.generation == found.generation
+        return found.newest_step if current else None
+
+    def _processes(self, hello: wire.Hello) -> None:
+        for keeper in hello.keepers:
+            job = self._turns.state.jobs.get(keeper.job)
+            if job is not None and job.attempt is not None and job.attempt.generation == keeper.generation:
+                ranks = [(rank.rank, rank.local_rank, rank.pid) for rank in keeper.ranks if rank.alive]
+                self._progress.processes(keeper.job, keeper.generation, hello.node, ranks, self._clock.now())
+
+    async def _never_returned(self) -> None:
+        """Nodes that the ledger calls connected and that have not come back since this controller began."""
+        for node in list(self._turns.state.nodes.values()):
+            if node.silent_since is None and node.node not in self._links.links:
+                await self._silent(node.node, self._began, "it has not come back since the controller started")
+
+    async def _silent(self, node: str, since: float, why: str) -> None:
+        log.info("a node is not heard", extra={"node": node, "why": why})
+        try:
+            await self._turns.submit_made(lambda state: self._silence_of(state, node, since))
+        except (ledgers.LedgerError, turns_module.StoppedError) as error:
+            log.warning("a silence could not be recorded", extra={"node": node, "why": error})
+
+    def _silence_of(self, state: states.State, node: str, since: float) -> list[records.Row]:
+        known = state.nodes.get(node)
+        if node in self._links.links or known is None or known.silent_since is not None:
+            return []
+        return [records.NodeSilent(self._clock.now(), node, since)]
+
+    async def _observations(self, link: orders.Link, message: wire.Observations) -> None:
+        node, spool_id = link.hello.node, link.hello.spool_id
+        _check(node, message.items)
+        if message.items:
+            acked = ledgers.Acked(node, spool_id, message.items[-1].seq)
+            await self._turns.submit_made(lambda _: self._fresh(spool_id, message.items), (acked,))
+        link.send(wire.Ack(self._turns.acked(node, spool_id)))
+
+    def _fresh(self, spool_id: str, items: tuple[spoken.Observation, ...]) -> list[records.Row]:
+        """Rows of the observations that the ledger does not have yet, whichever connection brought them first."""
+        return [self._row(seen) for seen in items if seen.seq > self._turns.acked(seen.node, spool_id)]
+
+    def _row(self, seen: spoken.Observation) -> records.Row:
+        now = self._clock.now()
+        if seen.job is not None and seen.job in self._turns.state.jobs:
+            found = self._progress.of(seen.job)
+            return records.Observed(now, seen.job, seen, self._step_with(seen), found.step_s)
+        self.findings.setdefault(seen.node, deque(maxlen=FINDINGS_KEPT_MAX)).append(seen)
+        about = f" (job {seen.job} is unknown here)" if seen.job else ""
+        text = f"node {seen.node} saw {seen.kind}: {seen.text}{about}"
+        return records.Noted(now, seen.job or "", text[:TEXT_CHARS_MAX])
+
+    def _step_with(self, seen: spoken.Observation) -> int | None:
+        """The job's newest step, also by what the dead rank itself had finished: its last mark may be on its way."""
+        job = self._turns.state.jobs[seen.job or ""]
+        step = seen.evidence.get("step")
+        if job.attempt is not None and seen.generation == job.attempt.generation and isinstance(step, int):
+            self._progress.know(seen.job or "", job.attempt.generation, step)
+        return self.job_step(seen.job or "")
+
+    async def _note(self, rows: list[records.Row]) -> None:
+        if rows:
+            await self._turns.submit(rows)
+
+    async def _tell_edges(self, name: str) -> None:
+        """Record what the job's state does not show yet; once at a time, since every turn brings it up to date."""
+        job = self._turns.state.jobs.get(name)
+        if name in self._telling or job is None or not self._progress.edges(name, job, self._clock.now()):
+            return
+        self._telling.add(name)
+        try:
+            await self._turns.submit_made(lambda state: self._edges(state, name))
+        finally:
+            self._telling.discard(name)
+
+    def _edges(self, state: states.State, name: str) -> list[records.Row]:
+        job = state.jobs.get(name)
+        return list(self._progress.edges(name, job, self._clock.now())) if job is not None else []
+
+    def _end_stale(self, node: str, keeper: spoken.KeeperState) -> None:
+        job = self._turns.state.jobs.get(keeper.job)
+        if job is None:
+            log.warning("a node runs a job that is unknown here", extra={"node": node, "job": keeper.job})
+            return
+        attempt = job.attempt
+        current = attempt is not None and keeper.generation >= attempt.generation and not attempt.stopped
+        if job.over or (not current and keeper.state in ("running", "stopping")):
+            self._launcher.end_stale(keeper.job, node, keeper, job.over, job.spec.limits.grace_s)
+
+    def describe(self, node: str) -> dict[str, Any]:
+        """What is known of a node beyond the ledger."""
+        link = self._links.links.get(node)
+        return {
+            "connected": link is not None,
+            "agent_seen_s": None if link is None else round(self._clock.monotonic() - link.heard, 3),
+            "version": self.versions.get(node),
+            "findings": [dataclasses.asdict(seen) for seen in self.findings.get(node, ())],
+        }
+
+
+def _check(node: str, items: tuple[spoken.Observation, ...]) -> None:
+    if len(items) > wire.OBSERVATIONS_PER_FRAME_MAX:
+        most = wire.OBSERVATIONS_PER_FRAME_MAX
+        raise FrameError(f"{len(items)} observations in one frame, at most {most} are taken")
+    before = 0
+    for seen in items:
+        if seen.node != node:
+            raise FrameError(f"an observation speaks of node {seen.node[:64]!r}, this connection is {node!r}'s")
+        if seen.seq <= before:
+            raise FrameError(f"observation {seen.seq} follows {before}; numbers start at 1 and rise")
+        before = seen.seq

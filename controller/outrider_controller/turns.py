@@ -1,0 +1,226 @@
+"""The controller's one writer: takes facts, asks the core, writes fact and conclusions, and only then lets them
+count.
+
+In: facts from agents, people, timers and effects, through a bounded queue. Out: rows in the ledger, the next state,
+and a call of ``after`` with the rows that are now on the disk. What waits is written in one transaction, because one
+confirmed write costs the same for one row as for many. When the disk refuses, nothing of it has happened: the state
+stays, no effect begins, and whoever brought the fact is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from outrider_controller import ledger as ledgers
+from outrider_controller.core import decide as deciding
+from outrider_controller.core import evolve as evolving
+from outrider_controller.core import policy as policies
+from outrider_controller.core import records
+from outrider_controller.core import state as states
+
+SUBMISSIONS_WAITING_MAX: Final = 1024
+SUBMISSIONS_WRITTEN_AT_ONCE_MAX: Final = 256
+ERROR_CHARS_MAX: Final = 500
+
+log = logging.getLogger(__name__)
+
+# What is to be written, worked out when its turn comes, from the state as it then is.
+Make = Callable[[states.State], Sequence[records.Row]]
+After = Callable[[records.Row, Sequence[records.Row]], None]
+
+
+class StoppedError(Exception):
+    """The controller takes no facts any more; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Submission:
+    make: Make
+    acked: tuple[ledgers.Acked, ...]
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One input row and what was concluded from it."""
+
+    row: records.Row
+    conclusions: tuple[records.Row, ...]
+
+
+class Turns:
+    """Owns the state. ``after`` is called for every input row with its conclusions, once they are on the disk."""
+
+    def __init__(self, ledger: ledgers.Ledger, policy: policies.Policy, after: After) -> None:
+        self._ledger = ledger
+        self._policy = policy
+        self._after = after
+        self._queue: asyncio.Queue[_Submission] = asyncio.Queue(SUBMISSIONS_WAITING_MAX)
+        self._disk = concurrent.futures.ThreadPoolExecutor(1, "ledger")
+        self._changed: asyncio.Event = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopped: Exception | None = None
+        self._epoch = 0
+        self.trouble = ""  # why the last write failed, empty once one has succeeded
+        self._acked: dict[tuple[str, str], int] = {}  # (node, spool) -> number, for the spools in use
+        self._acked_draft: dict[tuple[str, str], int] = {}  # the same, with what is being written
+        self.seq = 0
+        self.state = states.State()
+
+    def recover(self) -> None:
+        """Take a new epoch and rebuild the state from the ledger, by ``evolve`` alone."""
+        self._epoch = self._ledger.take_epoch()
+        for seq, row in self._ledger.read():
+            self.seq, self.state = seq, evolving.evolve(self.state, row)
+
+    @property
+    def epoch(self) -> int:
+        """This controller's epoch."""
+        return self._epoch
+
+    @property
+    def stopped(self) -> Exception | None:
+        """Why nothing is taken any more, None while all is well."""
+        return self._stopped
+
+    def start(self) -> None:
+        """Begin to take facts."""
+        self._task = asyncio.create_task(self._run(), name="turns")
+
+    async def close(self) -> None:
+        """Write what waits, then stop."""
+        self._stopped = self._stopped or StoppedError("the controller is stopping")
+        if self._task is not None:
+            await self._queue.join()
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._disk.shutdown(wait=True)
+
+    async def submit(self, rows: Sequence[records.Row], acked: Sequence[ledgers.Acked] = ()) -> None:
+        """Have ``rows`` decided on and recorded; returns once they are on the disk, raises LedgerError if not."""
+        await self.submit_made(lambda _: rows, acked)
+
+    async def submit_made(self, make: Make, acked: Sequence[ledgers.Acked] = ()) -> None:
+        """As ``submit``, with rows worked out from the state at that moment; none are fine."""
+        if self._stopped is not None:
+            raise self._stopped
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._queue.put(_Submission(make, tuple(acked), done))
+        await done
+
+    async def know_acked(self, node: str, spool_id: str) -> int:
+        """Highest observation number of a spool in the ledger; from now on ``acked`` knows it too."""
+        key = (node, spool_id)
+        if key not in self._acked:
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._disk, self._ledger.acked, node, spool_id)
+            for known in [known for known in self._acked if known[0] == node]:
+                del self._acked[known]  # a node has one spool at a time
+            self._acked[key] = max(found, self._acked.get(key, 0))
+        return self._acked[key]
+
+    def acked(self, node: str, spool_id: str) -> int:
+        """The same within a turn, counting what earlier submissions of this write bring."""
+        key = (node, spool_id)
+        return max(self._acked.get(key, 0), self._acked_draft.get(key, 0))
+
+    async def changed(self) -> None:
+        """Wait for the next change of the state."""
+        await self._changed.wait()
+
+    async def _run(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < SUBMISSIONS_WRITTEN_AT_ONCE_MAX and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                await self._write(batch)
+            except Exception as error:  # noqa: BLE001 - whoever brought a fact is told, and the writer goes on
+                self._refuse(batch, error)
+            finally:
+                for _ in batch:
+                    self._queue.task_done()
+
+    async def _write(self, batch: list[_Submission]) -> None:
+        state, turns = self.state, list[_Turn]()
+        self._acked_draft = {}
+        for submission in batch:
+            state = self._work_out(submission, state, turns)
+        rows = [row for turn in turns for row in (turn.row, *turn.conclusions)]
+        acked = [ledgers.Acked(node, spool_id, seq) for (node, spool_id), seq in self._acked_draft.items()]
+        if rows or acked:
+            loop = asyncio.get_running_loop()
+            self.seq = await loop.run_in_executor(self._disk, self._ledger.append, self.seq, self._epoch, rows, acked)
+        self.state = state
+        self.trouble = ""
+        self._acked.update({key: max(seq, self._acked.get(key, 0)) for key, seq in self._acked_draft.items()})
+        self._acked_draft = {}
+        for turn in turns:
+            self._tell(turn)
+        for submission in batch:
+            if not submission.done.done():
+                submission.done.set_result(None)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _work_out(self, submission: _Submission, state: states.State, turns: list[_Turn]) -> states.State:
+        if submission.done.done():  # its owner has gone away; what was not begun need not be
+            return state
+        try:
+            rows = submission.make(state)
+        except Exception as error:
+            log.exception("a fact could not be worked out")
+            submission.done.set_exception(error)
+            return state
+        for row in rows:
+            turn, state = self._decide(row, state)
+            turns.append(turn)
+        for item in submission.acked:
+            key = (item.node, item.spool_id)
+            self._acked_draft[key] = max(item.seq, self._acked_draft.get(key, 0))
+        return state
+
+    def _decide(self, row: records.Row, state: states.State) -> tuple[_Turn, states.State]:
+        """The conclusions of one row. A row on which the core fails is noted instead: it would fail again each time."""
+        try:
+            conclusions = deciding.decide(state, row, self._policy) if isinstance(row, records.FACTS) else ()
+            return _Turn(row, conclusions), evolving.evolve_all(state, (row, *conclusions))
+        except Exception as error:
+            log.exception("the core could not take a fact", extra={"fact": row.kind})
+            text = f"a fact of kind {row.kind} was put aside: {type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
+            noted = records.Noted(row.at, getattr(row, "job", ""), text)
+            return _Turn(noted, ()), evolving.evolve(state, noted)
+
+    def _tell(self, turn: _Turn) -> None:
+        try:
+            self._after(turn.row, turn.conclusions)
+        except Exception:
+            log.exception("what follows a turn could not be begun", extra={"fact": turn.row.kind})
+
+    def _refuse(self, batch: Iterable[_Submission], error: Exception) -> None:
+        self._acked_draft = {}
+        if isinstance(error, ledgers.FencedError | ledgers.WrongSequenceError):
+            self._stopped = error  # another controller writes this history: we must not
+        self.trouble = str(error)
+        log.error("nothing was recorded", extra={"why": error})
+        for submission in batch:
+            if not submission.done.done():
+                submission.done.set_exception(_copy(error))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _copy(error: Exception) -> Exception:
+    """One exception object per waiter: raising a shared one would mix their tracebacks."""
+    return type(error)(*error.args)
+
+
+def with_job_step(done: records.EffectDone, step: int | None) -> records.EffectDone:
+    """The result of an effect with the step that the job had reached when it came."""
+    return dataclasses.replace(done, job_step=step)
