@@ -8,8 +8,11 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import llama4d_mesh as mesh
+
+SEEDS = 2**31  # each seed is shifted to make room for a rank or a weight's name, and has to stay within 64 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +26,11 @@ class ModelConfig:
     ffn: int = 192
     vocab: int = 256
     sequence: int = 64
-    head_width: int | None = None  # None: width / heads, as in every published Llama
 
     @property
     def head_size(self) -> int:
         """Elements of one attention head."""
-        return self.head_width or self.width // self.heads
+        return self.width // self.heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,9 @@ def _mesh_rules(options: Options, world_size: int) -> list[tuple[bool, str]]:
     started = f"{layout.world} ranks and the launcher started {world_size}"
     return [
         (layout.world == world_size, f"mesh {text} has {started}; start {layout.world} processes or change --mesh"),
+        (options.seed < SEEDS, f"--seed {options.seed} must be less than {SEEDS}"),
+        (not _is(Path.is_file, options.checkpoint_dir), f"--checkpoint-dir {options.checkpoint_dir} is a file"),
+        (not _is(Path.is_dir, options.metrics), f"--metrics {options.metrics} is a directory; name a file in it"),
         (slow in ranks, f"--slow-rank names rank {slow}; mesh {text} has ranks 0 to {layout.world - 1}"),
         (raising in ranks, f"--raise-at names rank {raising}; mesh {text} has ranks 0 to {layout.world - 1}"),
         (
@@ -110,6 +115,10 @@ def _mesh_rules(options: Options, world_size: int) -> list[tuple[bool, str]]:
             f"--checkpoint-every {options.checkpoint_every} has nowhere to write; add --checkpoint-dir DIR",
         ),
     ]
+
+
+def _is(kind: Callable[[Path], bool], path: str | None) -> bool:
+    return path is not None and kind(Path(path))
 
 
 def _size_rules(options: Options) -> list[tuple[bool, str]]:

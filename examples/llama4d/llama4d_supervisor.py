@@ -25,18 +25,33 @@ class Launch:
 
 
 def launch() -> Launch:
-    """Reads the environment that torchrun and Outrider set."""
+    """Reads the environment that torchrun and Outrider set; raises ValueError where it makes no sense."""
     get = os.environ.get
-    return Launch(
-        rank=int(get("RANK", "0")),
-        world_size=int(get("WORLD_SIZE", "1")),
-        local_rank=int(get("LOCAL_RANK", "0")),
-        attempt=int(get("OUTRIDER_ATTEMPT") or get("TORCHELASTIC_RESTART_COUNT") or "0"),
-        generation=int(get("OUTRIDER_GENERATION") or "0"),
+    found = Launch(
+        rank=_number("RANK", 0),
+        world_size=_number("WORLD_SIZE", 1),
+        local_rank=_number("LOCAL_RANK", 0),
+        attempt=_number("OUTRIDER_ATTEMPT", _number("TORCHELASTIC_RESTART_COUNT", 0)),
+        generation=_number("OUTRIDER_GENERATION", 0),
         run=get("TORCHELASTIC_RUN_ID", "none"),
         supervised="OUTRIDER_GENERATION" in os.environ,
         resume_from=get("OUTRIDER_RESUME_FROM"),
     )
+    if found.rank >= found.world_size:
+        raise ValueError(f"RANK={found.rank} must be less than WORLD_SIZE={found.world_size}")
+    if found.world_size > 1 and not (get("MASTER_ADDR") and _number("MASTER_PORT", 0)):
+        raise ValueError(
+            f"WORLD_SIZE={found.world_size} needs MASTER_ADDR and MASTER_PORT, where the ranks meet; start them with "
+            "torchrun or outrider run, or unset WORLD_SIZE for one process"
+        )
+    return found
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"environment variable {name}={text!r} must be a whole number, zero or more")
+    return int(text)
 
 
 class Run(Protocol):

@@ -35,7 +35,11 @@ EXIT_COMMIT_REFUSED = 3
 @record
 def main(arguments: list[str] | None = None) -> int:
     """One rank's whole run; returns the exit status."""
-    launch = supervisor.launch()
+    try:
+        launch = supervisor.launch()
+    except ValueError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return EXIT_BAD_ARGUMENTS
     options = options_.parse(sys.argv[1:] if arguments is None else arguments, launch.world_size)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # ranks share the cores, and one thread adds up in one order

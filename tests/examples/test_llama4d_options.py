@@ -6,6 +6,7 @@ import pytest
 
 import llama4d_mesh as mesh
 import llama4d_options as options
+import llama4d_supervisor as supervisor
 from tests.examples import job
 
 
@@ -60,6 +61,9 @@ def test_groups_of_an_axis_hold_every_rank_once(order: tuple[str, ...]) -> None:
         (["--raise-at", "x:1"], "'x:1' is not STEP or STEP:RANK, such as 7:3"),
         (["--raise-at", "3:9"], "--raise-at names rank 9"),
         (["--dropout", "1.5"], "1.5 must be less than 1"),
+        (["--seed", str(2**31)], "--seed 2147483648 must be less than 2147483648"),
+        (["--checkpoint-dir", __file__], "is a file"),
+        (["--metrics", "/"], "--metrics / is a directory; name a file in it"),
         (["--step", "3"], "unrecognized arguments"),
     ],
 )
@@ -81,6 +85,26 @@ def test_microbatches_follow_from_the_mesh_when_none_are_asked_for() -> None:
     meshes = {"dp=2,pp=2": 2, "pp=3": 4, "pp=4": 4, "dp=8": 1, "dp=2,pp=4": 4}
     found = {text: options.parse(["--mesh", text], mesh.parse(text).world).microbatches for text in meshes}
     assert found == meshes
+
+
+@pytest.mark.parametrize(
+    ("environment", "names"),
+    [
+        ({"RANK": "two"}, "RANK='two' must be a whole number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 must be less than WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 needs MASTER_ADDR and MASTER_PORT"),
+        ({"OUTRIDER_GENERATION": "-1"}, "OUTRIDER_GENERATION='-1' must be a whole number"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_named(
+    environment: dict[str, str], names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "OUTRIDER_GENERATION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=names):
+        supervisor.launch()
 
 
 def test_a_bad_argument_ends_every_rank_with_status_two(start: job.Starter) -> None:
