@@ -238,6 +238,6 @@ def _own(runtime: Path) -> Path:
             raise places.PlaceError(
                 f"{path}: belongs to user {found.st_uid}; give a directory of your own with OUTRIDER_RUNTIME"
             )
-    if stat.S_IMODE(runtime.stat().st_mode) & 0o077:
+    if stat.S_IMODE(runtime.stat().st_mode) & 0o066:  # passing through is for ranks of another user
         raise places.PlaceError(f"{runtime}: others may enter it; run chmod go-rwx {runtime}")
     return runtime

@@ -19,13 +19,14 @@ from outrider import records
 from outrider_agent import clock as clock_module
 from outrider_agent import keeper_client, observe, spool, standing, tasks
 from outrider_agent.keeper import home
-from outrider_agent.signals import ranks
+from outrider_agent.signals import host, ranks
 
 log = logging.getLogger(__name__)
 
 KEEPERS_MAX: Final = 64
-ADOPT_TRIES_MAX: Final = 5  # a keeper that only let go of the connection takes the next one at once
-ADOPT_PAUSE_S: Final = 0.1
+LOCKS_MAX: Final = 1_024
+ADOPT_ALL_S: Final = 2.0
+ADOPT_PAUSE_S: Final = 0.2
 LOOK_S: Final = 0.5  # how often a wait for ranks to end asks the keeper itself
 JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -73,24 +74,22 @@ class Keepers:
         self._clock = clock
         self._wake = wake
         self._held: dict[str, Held] = {}
-        self._starting: dict[str, asyncio.Lock] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
         self._followers = tasks.Tasks()
 
     async def adopt_all(self) -> None:
         """Take over every keeper that a former agent left, and account for those that died meanwhile."""
         remembered = self._spool.alive()
-        for job in sorted({*home.jobs(self._runtime), *remembered}):
-            keeper = await self._connect(job)
-            if keeper is not None:
-                log.info("adopted the keeper of job %s (pid %d)", job, keeper.hello.pid)
-                self._follow(keeper, standing.of_state(self._node, keeper.hello.state))
-            elif job in remembered:
-                alive = remembered[job]
-                self._mourn(standing.Standing(self._node, job, alive.generation, living=dict(alive.pids)))
+        for job in sorted({*home.jobs(self._runtime), *remembered})[:KEEPERS_MAX]:
+            alive = remembered.get(job, spool.Alive(0, {}))
+            self._followers.start(f"adopt-{job}", self._adopt(job, alive))
+        # A keeper that is importing greets only afterwards; the controller is not kept waiting for it.
+        await self._followers.wait(ADOPT_ALL_S)
 
-    def get(self, job: str) -> Held | None:
-        """The keeper of ``job`` while it lives."""
-        return self._held.get(job)
+    async def get(self, job: str) -> Held | None:
+        """The keeper of ``job`` while it lives; waits where it is being started or adopted at this moment."""
+        async with self._lock(job):
+            return self._held.get(job)
 
     def all(self) -> tuple[Held, ...]:
         """Every keeper that lives."""
@@ -106,7 +105,7 @@ class Keepers:
 
     async def ensure(self, settings: keeper_client.Settings) -> Held:
         """The keeper of a job, started now where there is none; raises keeper_client.KeeperError."""
-        async with self._starting.setdefault(settings.job, asyncio.Lock()):
+        async with self._lock(settings.job):
             held = self._held.get(settings.job)
             if held is not None and not held.keeper.gone.is_set() and not held.released:
                 return held
@@ -155,6 +154,20 @@ class Keepers:
         for held in self._held.values():
             await held.keeper.close()
 
+    async def _adopt(self, job: str, alive: spool.Alive) -> None:
+        async with self._lock(job):
+            try:
+                keeper = await self._connect(job)
+            except keeper_client.KeeperError as error:
+                log.error("the keeper of job %s is left alone: %s", job, error)
+                return
+            if keeper is not None:
+                log.info("adopted the keeper of job %s (pid %d)", job, keeper.hello.pid)
+                self._follow(keeper, standing.of_state(self._node, keeper.hello.state))
+                self._wake()
+            elif alive.pids:
+                self._mourn(standing.Standing(self._node, job, alive.generation, living=dict(alive.pids)))
+
     # --- following --------------------------------------------------------------------------------------------------
 
     def _follow(self, keeper: keeper_client.Keeper, found: standing.Standing) -> Held:
@@ -168,30 +181,38 @@ class Keepers:
 
     async def _watch(self, held: Held) -> None:
         """Follow one keeper, across lost connections, until its process has gone."""
-        while True:
+        keeper: keeper_client.Keeper | None = held.keeper
+        while keeper is not None and keeper.hello.pid == held.keeper.hello.pid:
+            held.keeper = keeper
             try:
-                async for event in held.keeper.events(self._spool.last_of(_source(held.journal)) + 1):
+                async for event in keeper.events(self._spool.last_of(_source(held.journal)) + 1):
                     await self._take(held, event)
             except keeper_client.KeeperError as error:
                 log.info("the connection to the keeper of job %s ended: %s", held.job, error)
-            keeper = await self._connect(held.job)
-            if keeper is None or keeper.hello.pid != held.keeper.hello.pid:
-                break
-            held.keeper = keeper
+            await keeper.close()
+            keeper = await self._reconnect(held)
         del self._held[held.job]
         self._mourn(held.standing)
         held.changed.set()
         if keeper is not None:
             self._follow(keeper, standing.of_state(self._node, keeper.hello.state))
 
+    async def _reconnect(self, held: Held) -> keeper_client.Keeper | None:
+        if lives(home.of(self._runtime, held.job)):
+            await self._clock.sleep(ADOPT_PAUSE_S)  # another client took our place; the two must not race
+        try:
+            return await self._connect(held.job)
+        except keeper_client.KeeperError as error:
+            log.error("the keeper of job %s no longer takes us: %s", held.job, error)
+            return None
+
     async def _take(self, held: Held, event: keeper_client.Event) -> None:
         """One event into the spool, and only then acknowledged to the keeper."""
         found = held.standing.judge(event.event, self._board, self._clock.now())
         source = _source(held.journal)
         if found is not None:
-            if self._spool.add(found, source, event.n) is not None:
+            if self._spool.add(found, source, event.n, {held.job: _alive(held)}) is not None:
                 self._wake()
-            self._remember(held)
         held.changed.set()
         if found is None or self._spool.last_of(source) >= event.n:
             await held.keeper.ack(event.n)
@@ -227,13 +248,12 @@ class Keepers:
     # --- small helpers ----------------------------------------------------------------------------------------------
 
     async def _connect(self, job: str) -> keeper_client.Keeper | None:
-        for _ in range(ADOPT_TRIES_MAX):
-            try:
-                return await keeper_client.adopt(self._runtime, job)
-            except keeper_client.KeeperError as error:
-                log.warning("the keeper of job %s could not be adopted yet: %s", job, error)
-                await self._clock.sleep(ADOPT_PAUSE_S)
-        return None
+        """A new connection to the keeper of ``job``, or None once its process has gone. KeeperRefused: not for us."""
+        while True:
+            keeper = await keeper_client.adopt(self._runtime, job)
+            if keeper is not None or not lives(home.of(self._runtime, job)):
+                return keeper
+            await self._clock.sleep(ADOPT_PAUSE_S)
 
     async def _left(self, held: Held, generation: int) -> set[int]:
         if held.standing.generation > generation:
@@ -249,11 +269,27 @@ class Keepers:
             held.changed.clear()
             await held.changed.wait()
 
+    def _lock(self, job: str) -> asyncio.Lock:
+        """Held by whoever starts or adopts the keeper of ``job``; two at once would take it from each other."""
+        if len(self._locks) >= LOCKS_MAX:
+            self._locks = {name: lock for name, lock in self._locks.items() if lock.locked()}
+        return self._locks.setdefault(job, asyncio.Lock())
+
     def _remember(self, held: Held) -> None:
         """Keep on disk what runs, so that an agent after this one can tell what a dead keeper took with it."""
-        now = held.standing
-        alive = spool.Alive(now.generation, dict(now.living)) if now.living else None
-        self._spool.remember_alive(held.job, alive)
+        self._spool.remember_alive(held.job, _alive(held))
+
+
+def lives(place: home.Home) -> bool:
+    """Whether the process that wrote keeper.json there is still that process."""
+    try:
+        known = _decoded(place.info.read_bytes())
+    except OSError:
+        return False
+    if known is None or not isinstance(known.get("pid"), int):
+        return False
+    ticks = host.start_ticks(known["pid"])
+    return ticks is not None and ticks == known.get("started_at")
 
 
 def leftover(path: Path) -> tuple[str, list[tuple[int, records.Json]]]:
@@ -267,6 +303,11 @@ def leftover(path: Path) -> tuple[str, list[tuple[int, records.Json]]]:
     name = str(entries[0].get("journal", "none")) if entries else "none"
     found = [(entry.get("n"), entry.get("event")) for entry in entries[1:]]
     return name, [(n, event) for n, event in found if isinstance(n, int) and isinstance(event, dict)]
+
+
+def _alive(held: Held) -> spool.Alive | None:
+    now = held.standing
+    return spool.Alive(now.generation, dict(now.living)) if now.living else None
 
 
 def _decoded(line: bytes) -> records.Json | None:

@@ -51,6 +51,7 @@ class Job(msgspec.Struct, frozen=True):
 
     name: str
     command: tuple[str, ...]
+    ranks_per_node: int = 1
     env: dict[str, str] = {}
     preload: tuple[str, ...] = ("auto",)
     resume: tuple[str, ...] = ()
@@ -175,7 +176,7 @@ class Orders:
 
     async def _prepare(self, order: wire.Order, args: Prepare) -> dict[str, Any]:
         job = self._checked(args.spec, order)
-        held = await self._keepers.ensure(self._keeper_settings(job, self._logs(job)))
+        held = await self._keepers.ensure(self._keeper_settings(job, self._logs(job), job.ranks_per_node))
         found = await held.keeper.prepare(keeper_orders.Prepare(job.command, job.cwd, job.preload))
         return {"warm": found.warm, "why_cold": found.why_cold}
 
@@ -188,7 +189,7 @@ class Orders:
                 f"and job {order.job} wants {len(args.ranks)}; give the agent more --slots or place the job elsewhere"
             )
         logs = self._logs(job, args.log_dir)
-        held = await self._keepers.ensure(self._keeper_settings(job, logs))
+        held = await self._keepers.ensure(self._keeper_settings(job, logs, len(args.ranks)))
         self._board.expect(order.job, order.generation, list(args.ranks))
         done = await held.keeper.start(self._keeper_start(order, args, logs / f"attempt-{args.attempt}"))
         self._keepers.started(held, order.generation, args.attempt, done.pids, done.warm)
@@ -197,12 +198,14 @@ class Orders:
 
     async def _stop(self, order: wire.Order, args: Stop) -> dict[str, Any]:
         began = self._clock.monotonic()
-        held = self._keepers.get(order.job)
+        held = await self._keepers.get(order.job)
         if held is None:
             return {"ranks": [], "seconds": 0.0}
-        ranks_ = sorted(held.standing.living) if held.standing.generation <= order.generation else []
+        ranks_: list[int] = []
         try:
-            await held.keeper.stop(order.generation, args.grace_s)
+            if (await held.keeper.status()).generation > order.generation:
+                return {"ranks": [], "seconds": 0.0}  # a newer attempt began, so nothing of this one is left
+            ranks_ = sorted(await held.keeper.stop(order.generation, args.grace_s))
         except keeper_client.KeeperGone:
             log.info("the keeper of job %s went while its ranks were to be stopped", order.job)
         left = await self._keepers.wait_ended(held, order.generation, args.grace_s + END_PATIENCE_S)
@@ -214,7 +217,7 @@ class Orders:
         return {"ranks": ranks_, "seconds": round(self._clock.monotonic() - began, 3)}
 
     async def _release(self, order: wire.Order) -> dict[str, Any]:
-        held = self._keepers.get(order.job)
+        held = await self._keepers.get(order.job)
         if held is None:
             return {}
         if held.standing.living:
@@ -245,13 +248,15 @@ class Orders:
         state = self._settings.state
         return Path(job.cwd or state, given or job.log_dir or state / "logs" / job.name).absolute()
 
-    def _keeper_settings(self, job: Job, logs: Path) -> keeper_client.Settings:
+    def _keeper_settings(self, job: Job, logs: Path, ranks_: int) -> keeper_client.Settings:
         return keeper_client.Settings(
             job=job.name,
             node=self._settings.node,
             runtime=self._runtime,
             command=job.command,
             env=job.env,
+            cwd=job.cwd,
+            ranks=ranks_,
             user=job.user,
             allow_root=self._settings.allow_root,
             own=(logs,),

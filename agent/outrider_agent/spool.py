@@ -16,7 +16,9 @@ import logging
 import secrets
 import sqlite3
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -72,8 +74,17 @@ class Spool:
 
     # --- observations -----------------------------------------------------------------------------------------------
 
-    def add(self, observation: records.Observation, source: str | None = None, source_seq: int = 0) -> int | None:
-        """Number and keep ``observation``; its number, or None when this event of ``source`` was taken before."""
+    def add(
+        self,
+        observation: records.Observation,
+        source: str | None = None,
+        source_seq: int = 0,
+        alive: Mapping[str, Alive | None] = MappingProxyType({}),
+    ) -> int | None:
+        """Number and keep ``observation``; its number, or None when this event of ``source`` was taken before.
+
+        ``alive`` is what ``remember_alive`` takes, by job, written in the same stroke.
+        """
         if source is not None and source_seq <= max(self.last_of(source), self._held_sources.get(source, 0)):
             return None
         if self._held and not self.flush() and len(self._held) >= HELD_MAX:
@@ -86,7 +97,7 @@ class Spool:
         body = _body(dataclasses.replace(observation, seq=seq))
         row = (seq, observation.severity, body, source, source_seq)
         self.taken += 1
-        if self._held or not self._write([row]):
+        if self._held or not self._write([row], alive):
             self._held.append(row)
             if source is not None:
                 self._held_sources[source] = source_seq
@@ -178,14 +189,8 @@ class Spool:
     # --- what runs, for the agent after this one ----------------------------------------------------------------------
 
     def remember_alive(self, job: str, alive: Alive | None) -> None:
-        """Keep which ranks of ``job`` run under which keeper; None when the keeper is gone and accounted for."""
-        try:
-            with self._db:
-                self._db.execute("DELETE FROM alive WHERE job = ?", (job,))
-                if alive is not None:
-                    self._db.execute("INSERT INTO alive VALUES (?, ?)", (job, msgspec.json.encode(alive)))
-        except sqlite3.Error as error:
-            self._failed("keep which ranks run", error)
+        """Keep which ranks of ``job`` run under its keeper; None when none does, or all are accounted for."""
+        self._write([], {job: alive})
 
     def alive(self) -> dict[str, Alive]:
         """What ``remember_alive`` was told, by job."""
@@ -273,13 +278,21 @@ class Spool:
         self._block_end = end
         return True
 
-    def _write(self, rows: list[tuple[int, str, bytes, str | None, int]]) -> bool:
+    def _write(
+        self,
+        rows: list[tuple[int, str, bytes, str | None, int]],
+        alive: Mapping[str, Alive | None] = MappingProxyType({}),
+    ) -> bool:
         try:
             with self._db:
                 for seq, severity, body, source, source_seq in rows:
                     self._db.execute("INSERT OR IGNORE INTO observations VALUES (?, ?, ?)", (seq, severity, body))
                     if source is not None:
                         self._db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?)", (source, source_seq))
+                for job, running in alive.items():
+                    self._db.execute("DELETE FROM alive WHERE job = ?", (job,))
+                    if running is not None:
+                        self._db.execute("INSERT INTO alive VALUES (?, ?)", (job, msgspec.json.encode(running)))
                 self._trim()
         except sqlite3.Error as error:
             self._failed("keep an observation", error)

@@ -35,6 +35,11 @@ class Tasks:
         self._tasks[name] = task
         task.add_done_callback(self._ended)
 
+    async def wait(self, seconds: float) -> None:
+        """Wait for those that run now, at most ``seconds``; none is ended."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=seconds)
+
     async def cancel(self) -> None:
         """End them all and wait until they have."""
         tasks = list(self._tasks.values())
