@@ -74,9 +74,8 @@ def _make_cuda_repeatable() -> None:
 
 def _train(options: options_.Options, launch: supervisor.Launch, groups: parallel.Groups, run: supervisor.Run) -> None:
     """Everything between the first collective and the last."""
-    torch.manual_seed(
-        options.seed * 65_536 + launch.rank
-    )  # dropout differs between ranks; weights have seeds of their own
+    # Dropout has to differ between ranks; weights and data have seeds of their own.
+    torch.manual_seed(options.seed * 65_536 + launch.rank)
     trainer = Trainer(options, groups)
     batches = Batches(options.seed, options.model.vocab, options.global_batch, options.model.sequence)
     job = checkpoint.Job(trainer, batches, groups, launch)
@@ -93,12 +92,13 @@ def _train(options: options_.Options, launch: supervisor.Launch, groups: paralle
         began = time.monotonic()
         result = _step(options, launch, job, step, flag=saver is not None and saver.ready)
         run.step(step, tokens=journal.tokens, loss=result.loss, grad_norm=result.grad_norm)
+        journal.note(step, result)
         if saver is not None and result.agreed == launch.world_size:
             saver.finish()
         if saver is not None and options.checkpoint_every and step % options.checkpoint_every == 0:
             _save(saver, step, result, launch)
         time.sleep(max(0.0, options.step_floor_s - (time.monotonic() - began)))
-        journal.step(step, result, time.monotonic() - began)
+        journal.tell(step, result, time.monotonic() - began)
     if saver is not None:
         saver.finish()
 
@@ -144,15 +144,11 @@ class Journal:
         self._say(f"parameters {flops.parameters(model):,} FLOPs per token: full {full:,} causal {causal:,}")
         self._say(f"resumed at step {step} from {source}" if source else "starting at step 0")
 
-    def step(self, step: int, result: StepResult, seconds: float) -> None:
-        """One line a step."""
-        self._say(
-            f"step {step}/{self._options.steps} loss {result.loss:.5f} grad_norm {result.grad_norm:.4f} "
-            f"tokens/s {self.tokens / seconds:.0f} step_s {seconds:.3f}"
-        )
+    def note(self, step: int, result: StepResult) -> None:
+        """One line in the metrics file, before the step can be saved: what is saved is never done again."""
         if self._metrics is None:
             return
-        record_ = {
+        line = {
             "step": step,
             "loss": result.loss if math.isfinite(result.loss) else None,
             "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
@@ -161,7 +157,14 @@ class Journal:
             "attempt": self._launch.attempt,
             "at": datetime.datetime.now(datetime.UTC).isoformat(),
         }
-        self._metrics.write(json.dumps(record_) + "\n")
+        self._metrics.write(json.dumps(line) + "\n")
+
+    def tell(self, step: int, result: StepResult, seconds: float) -> None:
+        """One line on standard output, when the step is over with all that belongs to it."""
+        self._say(
+            f"step {step}/{self._options.steps} loss {result.loss:.5f} grad_norm {result.grad_norm:.4f} "
+            f"tokens/s {self.tokens / seconds:.0f} step_s {seconds:.3f}"
+        )
 
     def _say(self, text: str) -> None:
         if self._launch.rank == 0:

@@ -117,6 +117,16 @@ def test_a_checkpoint_loads_under_another_schedule(start: job.Starter, saved: tu
     assert_goes_on_alike(start, saved, "pp=2,cp=2", "--schedule", "interleaved")
 
 
+def test_a_step_is_in_the_metrics_before_it_can_be_in_a_checkpoint(
+    start: job.Starter, tmp_path: pathlib.Path, client: pathlib.Path
+) -> None:
+    # The fence is asked right before a commit; here it is closed, so the process ends at that moment.
+    environment = {"SAID": str(tmp_path / "said"), "MAY_COMMIT": "no"}
+    saving = ["--checkpoint-dir", str(tmp_path / "saves"), "--checkpoint-every", "2"]
+    ended = start(1, "--steps", "4", *saving, environment=environment, path=[client])
+    assert [line["step"] for line in ended.metrics] == [1, 2]
+
+
 # ---------------------------------------------------------------- what is on disk
 
 
