@@ -210,9 +210,8 @@ class Keepers:
         """One event into the spool, and only then acknowledged to the keeper."""
         found = held.standing.judge(event.event, self._board, self._clock.now())
         source = _source(held.journal)
-        if found is not None:
-            if self._spool.add(found, source, event.n, {held.job: _alive(held)}) is not None:
-                self._wake()
+        if found is not None and self._spool.add(found, source, event.n, {held.job: _alive(held)}) is not None:
+            self._wake()
         held.changed.set()
         if found is None or self._spool.last_of(source) >= event.n:
             await held.keeper.ack(event.n)
