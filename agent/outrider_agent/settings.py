@@ -56,7 +56,7 @@ def check(settings: Settings) -> Settings:
         raise SettingsError(f"--leave-idle-s {settings.leave_idle_s}: must be above 0; leave it out to stay for good")
     if settings.controller_url is not None:
         websocket_url(settings.controller_url)
-        if settings.token_file is None:
+        if settings.token_file is None and not (settings.state / "tokens" / "nodes" / name).exists():
             raise SettingsError(
                 f"--controller {settings.controller_url}: needs --token-file FILE, "
                 f"which `outrider token node {name}` prints on the controller's machine"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from outrider import wire
+from outrider import places, wire
+from outrider_agent import agent, settings
 from tests.agent import world
 
 Scenario = Callable[[world.Node, world.Controller], Awaitable[None]]
@@ -124,10 +125,10 @@ def test_an_oversized_frame_costs_the_connection_and_nothing_else() -> None:
 def test_a_wrong_token_is_said_with_the_way_out_and_a_new_one_counts_at_once() -> None:
     async def scenario(node: world.Node, controller: world.Controller) -> None:
         controller.token = "a-new-token-of-the-node"
-        agent = node.start()
+        process = node.start()
         await world.until(lambda: "outrider token node" in node.log(), "the refusal")
         assert "HTTP 401" in node.log()
-        assert agent.poll() is None
+        assert process.poll() is None
         (node.state / "tokens" / "nodes" / "n0").write_text("a-new-token-of-the-node\n")
         await world.until(lambda: controller.heartbeats, "a connection long before the slow retry")
         assert world.TOKEN not in node.log()
@@ -151,10 +152,10 @@ def test_a_missing_token_is_said_with_the_way_out() -> None:
 
 def test_a_refused_hello_is_said_with_its_remedy_and_tried_again_when_the_controller_restarts() -> None:
     async def scenario(node: world.Node, controller: world.Controller) -> None:
-        agent = node.start()
+        process = node.start()
         await world.until(lambda: "install 9.9" in node.log(), "the refusal")
         assert "older protocol" in node.log()
-        assert agent.poll() is None
+        assert process.poll() is None
         assert len(controller.hellos) == 1
         controller.refuse = None
         await controller.close()
@@ -181,10 +182,10 @@ def test_a_second_agent_of_the_same_node_is_refused_with_the_pid_of_the_first() 
 
 def test_sigterm_ends_the_agent_cleanly() -> None:
     async def scenario(node: world.Node, controller: world.Controller) -> None:
-        agent = node.start()
+        process = node.start()
         await world.until(lambda: controller.heartbeats, "the agent")
-        agent.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(agent.wait, world.WAIT_S) == 0
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, world.WAIT_S) == 0
         assert "Traceback" not in node.log()
         assert not (node.runtime / "marks.sock").exists()
 
@@ -193,8 +194,8 @@ def test_sigterm_ends_the_agent_cleanly() -> None:
 
 def test_an_agent_without_a_controller_leaves_when_it_was_told_to() -> None:
     with world.node() as node:
-        agent = node.start(leave_idle_s=0.5)
-        assert agent.wait(world.WAIT_S) == 0
+        process = node.start(leave_idle_s=0.5)
+        assert process.wait(world.WAIT_S) == 0
         assert "no controller has started" in node.log()
 
 
@@ -211,11 +212,11 @@ def test_a_node_that_only_watches_takes_no_order() -> None:
 
 def test_an_order_that_comes_again_is_answered_with_the_first_result_even_by_the_next_agent() -> None:
     async def scenario(node: world.Node, controller: world.Controller) -> None:
-        agent = node.start()
+        process = node.start()
         first = await controller.order("reserve-port", {"wanted": 0}, order="o1")
         again = await controller.order("reserve-port", {"wanted": 0}, order="o1")
-        agent.kill()
-        agent.wait()
+        process.kill()
+        process.wait()
         node.start()
         await world.until(lambda: len(controller.hellos) == 2, "the next agent")
         after = await controller.order("reserve-port", {"wanted": 0}, order="o1")
@@ -240,6 +241,17 @@ def test_a_wrong_order_is_answered_with_what_is_wrong(kind: str, args: dict[str,
         result = await controller.order(kind, args)
         assert not result.ok
         assert says in result.error
+
+    play(scenario)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be asked to run ranks as root")
+def test_ranks_are_not_run_as_root_unless_told() -> None:
+    async def scenario(node: world.Node, controller: world.Controller) -> None:
+        node.start(allow_root=False)
+        result = await controller.order("prepare", {"spec": {"name": "j", "command": ["true"]}})
+        assert not result.ok
+        assert "--allow-root" in result.error
 
     play(scenario)
 
@@ -280,6 +292,14 @@ def test_a_state_directory_that_cannot_be_used_is_refused_with_the_way_out() -> 
         assert done.returncode == 2
         assert "--state" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_state_directory_on_a_network_file_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with world.short_directory() as place:
+        monkeypatch.setenv("OUTRIDER_RUNTIME", str(place / "r"))
+        monkeypatch.setattr(places, "file_system", lambda path: "nfs4")
+        with pytest.raises(places.PlaceError, match="nfs4"):
+            asyncio.run(agent.run(settings.Settings(node="n0", state=place / "state")))
 
 
 def test_a_runtime_directory_that_others_may_enter_is_refused() -> None:
@@ -328,8 +348,6 @@ def test_a_controller_elsewhere_is_reached_over_tls_with_its_own_authority(tmp_p
 
 
 def test_a_simulated_host_boots_anew_when_its_boot_file_is_gone_and_a_real_one_does_not() -> None:
-    from outrider_agent import agent
-
     with world.short_directory() as place:
         first = agent.boot_id(place, True)
         assert agent.boot_id(place, True) == first

@@ -14,7 +14,7 @@ from outrider_agent.signals import ranks
 from tests.agent import world
 
 
-def mark(kind: str, rank: int = 0, at: float = 100.0, gen: int = 1, job: str = "j", **more: Any) -> bytes:
+def mark(kind: str, rank: int = 0, at: Any = 100.0, gen: int = 1, job: str = "j", **more: Any) -> bytes:
     known = {"v": 1, "kind": kind, "rank": rank, "local_rank": rank, "pid": 10 + rank, "job": job, "gen": gen, "at": at}
     return json.dumps(known | more).encode()
 
