@@ -36,6 +36,11 @@ def balanced_positions(sequence: int, parts: int, index: int) -> torch.Tensor:
     return torch.cat((chunks[index], chunks[2 * parts - 1 - index]))
 
 
+# torch 2.13 renamed both; older releases have the former names only.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
 class GatherSequence(torch.autograd.Function):
     """All-gather over the context group; its backward sums every rank's gradient and keeps the own part."""
 
@@ -46,7 +51,7 @@ class GatherSequence(torch.autograd.Function):
         """From (...) on each rank to (ranks, ...) on all."""
         ctx.group = group  # type: ignore[attr-defined]
         gathered = local.new_empty((group.size() * local.shape[0], *local.shape[1:]))
-        dist.all_gather_single(gathered, local.contiguous(), group=group)
+        _all_gather(gathered, local.contiguous(), group=group)
         return gathered.view(group.size(), *local.shape)
 
     @staticmethod
@@ -54,7 +59,7 @@ class GatherSequence(torch.autograd.Function):
         """From (ranks, ...) gradients on each rank to the (...) that belongs here."""
         own = grads[0].new_empty(grads[0].shape[1:])
         whole = grads[0].flatten(0, 1).contiguous()
-        dist.reduce_scatter_single(own, whole, group=ctx.group)  # type: ignore[attr-defined]
+        _reduce_scatter(own, whole, group=ctx.group)  # type: ignore[attr-defined]
         return own, None
 
 
