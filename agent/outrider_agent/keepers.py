@@ -27,6 +27,8 @@ KEEPERS_MAX: Final = 64
 LOCKS_MAX: Final = 1_024
 ADOPT_ALL_S: Final = 2.0
 ADOPT_PAUSE_S: Final = 0.2
+LEAVING_S_MAX: Final = 5.0
+LEAVING_LOOK_S: Final = 0.01
 LOOK_S: Final = 0.5  # how often a wait for ranks to end asks the keeper itself
 JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -191,11 +193,19 @@ class Keepers:
                 log.info("the connection to the keeper of job %s ended: %s", held.job, error)
             await keeper.close()
             keeper = await self._reconnect(held)
+        await self._until_dead(held.keeper.hello.pid)
         del self._held[held.job]
-        self._mourn(held.standing)
+        if keeper is not None or not lives(home.of(self._runtime, held.job)):
+            self._mourn(held.standing)
         held.changed.set()
         if keeper is not None:
             self._follow(keeper, standing.of_state(self._node, keeper.hello.state))
+
+    async def _until_dead(self, pid: int) -> None:
+        """A keeper that leaves closes its connection first and lets go of its directory last; the next needs that."""
+        until = self._clock.monotonic() + LEAVING_S_MAX
+        while host.start_ticks(pid) is not None and self._clock.monotonic() < until:
+            await self._clock.sleep(LEAVING_LOOK_S)
 
     async def _reconnect(self, held: Held) -> keeper_client.Keeper | None:
         if lives(home.of(self._runtime, held.job)):

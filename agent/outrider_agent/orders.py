@@ -190,8 +190,12 @@ class Orders:
             )
         logs = self._logs(job, args.log_dir)
         held = await self._keepers.ensure(self._keeper_settings(job, logs, len(args.ranks)))
-        self._board.expect(order.job, order.generation, list(args.ranks))
-        done = await held.keeper.start(self._keeper_start(order, args, logs / f"attempt-{args.attempt}"))
+        undo = self._board.expect(order.job, order.generation, list(args.ranks))
+        try:
+            done = await held.keeper.start(self._keeper_start(order, args, logs / f"attempt-{args.attempt}"))
+        except keeper_client.KeeperError:
+            undo()
+            raise
         self._keepers.started(held, order.generation, args.attempt, done.pids, done.warm)
         pids = {str(rank): pid for rank, pid in sorted(done.pids.items())}
         return {"pids": pids, "warm": done.warm, "why_cold": done.why_cold, "seconds": done.seconds}

@@ -229,6 +229,8 @@ def test_orders_of_an_older_generation_are_refused_and_harm_nothing() -> None:
         old = await controller.order("start", args, generation=4)
         assert not old.ok
         assert "older generation" in old.error
+        early = await controller.order("start", args, generation=6)
+        assert "still run" in early.error
         stop = await controller.order("stop", {}, generation=4)
         assert (stop.ok, stop.result["ranks"]) == (True, [])
         before = steps_of(controller, 5).get(0, 0)

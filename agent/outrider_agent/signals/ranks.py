@@ -110,14 +110,25 @@ class Board:
         self.refusal = ""  # why the last one was refused
         self._attempts: dict[str, _Attempt] = {}
 
-    def expect(self, job: str, generation: int, ranks: list[int]) -> None:
-        """From now on marks of this attempt count, and those of an older one of this job do not."""
+    def expect(self, job: str, generation: int, ranks: list[int]) -> Callable[[], None]:
+        """From now on marks of this attempt count, and those of an older one of this job do not.
+
+        Returns what undoes it, for an attempt that did not start after all.
+        """
         known = self._attempts.get(job)
         if known is not None and known.generation >= generation:
-            return
+            return lambda: None
         if known is None and len(self._attempts) >= JOBS_MAX:
             del self._attempts[next(iter(self._attempts))]
-        self._attempts[job] = _Attempt(generation, frozenset(ranks))
+        expected = self._attempts[job] = _Attempt(generation, frozenset(ranks))
+
+        def undo() -> None:
+            if self._attempts.get(job) is expected:
+                del self._attempts[job]
+                if known is not None:
+                    self._attempts[job] = known
+
+        return undo
 
     def forget(self, job: str) -> None:
         """The job is over on this node."""
