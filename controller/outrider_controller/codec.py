@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from outrider import wire
-from outrider_controller.core import records
+from outrider_controller.core import jobs, records
 
 TEXT_SHOWN_MAX: Final = 64
 
@@ -54,6 +54,12 @@ def row(kind: str, schema: int, data: str | bytes) -> records.Row:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"a row of kind {kind!r} cannot be read: {error}") from error
     return found
+
+
+def job(document: dict[str, Any]) -> jobs.JobSpec:
+    """The job as it will read from the ledger; raises JobError where it will not."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document))
+    return jobs.parse(found)
 
 
 def from_agent(frame: str | bytes) -> wire.FromAgent:

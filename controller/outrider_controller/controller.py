@@ -25,9 +25,9 @@ from typing import Any, Final
 
 from outrider import places, version, vocabulary, wire
 from outrider_controller import clock as clock_module
+from outrider_controller import codec, intake, logs, projection, runbook_files, runner, sentences, server
 from outrider_controller import documents as documents_module
 from outrider_controller import effects as effects_module
-from outrider_controller import intake, logs, projection, runbook_files, runner, sentences, server
 from outrider_controller import ledger as ledgers
 from outrider_controller import nodes as nodes_module
 from outrider_controller import progress as progress_module
@@ -245,7 +245,14 @@ class Controller:
         return str(self._turns.stopped or self._turns.trouble or "")
 
     async def submit_job(self, spec: jobs.JobSpec, by: str = "person") -> None:
-        """Take a job. Raises ConflictError while one of that name is under way, LedgerError on a full disk."""
+        """Take a job. Raises ConflictError while one of that name is under way, LedgerError on a full disk.
+
+        A job that would read differently once it is in the ledger (a limit of NaN) raises JobError.
+        """
+        if codec.job(jobs.document(spec)) != spec:
+            raise jobs.JobError(
+                f"job {spec.name}: has a value that JSON cannot carry, such as nan or inf, in its limits"
+            )
         until = self.clock.monotonic() + RESUBMIT_S_MAX
         while (old := self.state.jobs.get(spec.name)) is not None:
             if not old.over:

@@ -77,7 +77,13 @@ class Turns:
         """Take a new epoch and rebuild the state from the ledger, by ``evolve`` alone."""
         self._epoch = self._ledger.take_epoch()
         for seq, row in self._ledger.read():
-            self.seq, self.state = seq, evolving.evolve(self.state, row)
+            try:
+                self.seq, self.state = seq, evolving.evolve(self.state, row)
+            except Exception as error:
+                raise ledgers.UnreadableError(
+                    f"{self._ledger.path}: row {seq} ({row.kind}) does not fit what came before: {error!r}. "
+                    "Set the state directory aside and start with another one"
+                ) from error
 
     @property
     def epoch(self) -> int:

@@ -257,5 +257,3 @@ async def training(house: controllers.Controller, made: list[Agent], step: int =
     await until(lambda: all(agent.ordered("start") for agent in made[:2]), "start orders")
     await made[0].marks(step)
     await until(lambda: house.state.jobs["demo"].state == "training", "training")
-
-

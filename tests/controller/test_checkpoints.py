@@ -1,4 +1,4 @@
-"""The judge of checkpoints: what is whole is trusted, what is not is turned down with its reason, and no byte is obeyed."""
+"""The judge of checkpoints: what is whole is trusted, the rest is turned down with a reason, and no byte is obeyed."""
 
 import hashlib
 import json

@@ -7,6 +7,7 @@ contracts. What is asked is recorded before it is answered; what comes of it sho
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Final
 
 import fastapi
@@ -184,12 +185,23 @@ async def rows(
 async def _body(request: fastapi.Request) -> Json:
     """The request's JSON object; raises ApiError."""
     try:
-        found = json.loads(await request.body())
+        found = json.loads(await request.body(), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise failures.ApiError(400, f"the body is not JSON: {error}", "send one JSON object") from error
     if not isinstance(found, dict):
         words = f"the body is a JSON {type(found).__name__}, not an object"
         raise failures.ApiError(422, words, "send one JSON object")
+    return found
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(f"{text[:BY_CHARS_MAX]} is too large")
     return found
 
 
