@@ -160,7 +160,8 @@ class Keeper:
     async def greet(self) -> None:
         """Take the keeper's hello and begin to listen. ``adopt`` and ``start`` do this."""
         try:
-            line = await asyncio.wait_for(self._reader.readline(), HELLO_S)
+            async with asyncio.timeout(HELLO_S):
+                line = await self._reader.readline()
             document = json.loads(line)
         except (OSError, ValueError, TimeoutError) as error:
             raise KeeperGone(f"job {self.job}: its keeper took the connection and said nothing ({error})") from None
@@ -223,7 +224,9 @@ class Keeper:
         try:
             self._writer.write(orders.encode(identity, order))
             await self._writer.drain()
-            document = await asyncio.wait_for(answer, within_s)
+            # Unlike wait_for, this never loses a cancellation that comes together with the answer.
+            async with asyncio.timeout(within_s):
+                document = await answer
         except TimeoutError:
             raise KeeperGone(
                 f"job {self.job}: its keeper did not answer {type(order).__name__} within {within_s:.0f} s"

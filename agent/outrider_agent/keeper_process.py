@@ -123,7 +123,8 @@ async def _read_all(fd: int) -> bytes:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb"))
     try:
-        return await asyncio.wait_for(reader.read(), READY_S)
+        async with asyncio.timeout(READY_S):
+            return await reader.read()
     except TimeoutError:
         return f"it was not ready within {READY_S:.0f} s".encode()
     finally:

@@ -79,7 +79,9 @@ class Nest:
         self._hold(keeper)
         return keeper
 
-    async def start(self, command: tuple[str, ...], ranks: int | tuple[int, ...] = 1, **more: Any) -> keeper_client.Started:
+    async def start(
+        self, command: tuple[str, ...], ranks: int | tuple[int, ...] = 1, **more: Any
+    ) -> keeper_client.Started:
         """Start a next generation of so many ranks, or of these."""
         if self._keeper is None:
             await self.open(command)

@@ -43,7 +43,10 @@ def test_a_preload_that_starts_a_thread_leads_to_a_cold_start_that_says_so(nest:
         assert started.why_cold is not None
         assert "preload threaded" in started.why_cold
         assert "prefetch" in started.why_cold
-        assert [(one.rank, one.code) for one in sorted(await nest.ended(), key=lambda one: one.rank)] == [(0, 0), (1, 0)]
+        assert [(one.rank, one.code) for one in sorted(await nest.ended(), key=lambda one: one.rank)] == [
+            (0, 0),
+            (1, 0),
+        ]
         assert nest.events("cold-start", 1)[0]["text"] == started.why_cold
         assert nest.log(1) == "ran\n"
 
@@ -97,7 +100,9 @@ def test_a_module_is_run_as_python_m_runs_it(nest: Nest, flags: tuple[str, ...])
     async def story(nest: Nest) -> None:
         nest.file("pack/__init__.py", "")
         nest.file("pack/side.py", "word = 'beside'")
-        nest.file("pack/train.py", "import sys\nfrom . import side\nprint(side.word, __name__, sys.argv[1:], sys.path[0])")
+        nest.file(
+            "pack/train.py", "import sys\nfrom . import side\nprint(side.word, __name__, sys.argv[1:], sys.path[0])"
+        )
         folder = str(nest.path / "code")
         started = await nest.start((sys.executable, *flags, "-m", "pack.train", "--x"), cwd=folder)
         assert started.warm is not bool(flags)
@@ -113,7 +118,12 @@ def test_a_rank_has_torchruns_environment_and_ours(nest: Nest, flags: tuple[str,
         command = nest.script("import json, os\nprint(json.dumps(dict(os.environ)))", flags=flags)
         await nest.open(command, env={"MINE": "below"})
         place = {"world_size": 4, "nnodes": 2, "node_rank": 1, "ranks": (2, 3), "master_addr": "10.0.0.7"}
-        more = {"resume_path": "/ckpt/7", "fence": ("/ckpt/.outrider-fence",), "marks": "/r/marks.sock", "max_restarts": 3}
+        more = {
+            "resume_path": "/ckpt/7",
+            "fence": ("/ckpt/.outrider-fence",),
+            "marks": "/r/marks.sock",
+            "max_restarts": 3,
+        }
         env = {"MINE": "above", "TORCH_FR_BUFFER_SIZE": "5"}
         await nest.start(command, master_port=29501, env=env, **place, **more)  # type: ignore[arg-type]
         await nest.ended()
@@ -260,7 +270,9 @@ def test_an_interpreter_without_outrider_runs_ranks_that_can_import_it(nest: Nes
 
 def test_a_rank_cannot_reach_the_keepers_files(nest: Nest) -> None:
     async def story(nest: Nest) -> None:
-        opened = nest.script("import os\nfor n in range(3, 64):\n    try: os.close(n); print('closed', n)\n    except OSError: pass")
+        opened = nest.script(
+            "import os\nfor n in range(3, 64):\n    try: os.close(n); print('closed', n)\n    except OSError: pass"
+        )
         await nest.start(opened, ranks=2)
         await nest.ended()
         assert nest.log(0) + nest.log(1) == ""
