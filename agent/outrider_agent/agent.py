@@ -22,7 +22,7 @@ import msgspec
 
 from outrider import places, version, vocabulary, wire
 from outrider_agent import clock as clock_module
-from outrider_agent import exporter, keeper_client, keepers, observe, orders, report, spool, tasks
+from outrider_agent import exporter, keeper_client, keepers, logs, observe, orders, report, spool, tasks
 from outrider_agent import settings as settings_module
 from outrider_agent.signals import host, ranks
 
@@ -38,8 +38,7 @@ class AgentError(Exception):
 
 def main(settings: settings_module.Settings) -> int:
     """Run an agent until it is told to leave; its exit status. Says on standard error why it could not start."""
-    if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.to_standard_error()
     try:
         return asyncio.run(run(settings))
     except (settings_module.SettingsError, places.PlaceError, AgentError) as error:
@@ -92,10 +91,12 @@ class Agent:
             await self._keepers.adopt_all()
             self._parts.start("report", tasks.keep_going("report", self._reporter.run))
             self._parts.start("look", tasks.keep_going("look", self._look))
-            log.info("agent of node %s runs (pid %d, state %s)", self._settings.node, os.getpid(), self._settings.state)
+            log.info(
+                "the agent runs", extra={"node": self._settings.node, "pid": os.getpid(), "state": self._settings.state}
+            )
             await self._leave.wait()
         finally:
-            log.info("agent of node %s leaves; its ranks and keepers go on", self._settings.node)
+            log.info("the agent leaves; ranks and keepers go on", extra={"node": self._settings.node})
             if server is not None:
                 server.close()
             await self._parts.cancel()
@@ -129,7 +130,7 @@ class Agent:
     def _say_damage(self) -> None:
         if self._spool.damage:
             path = str(self._spool.path)
-            log.error("the spool %s was damaged (%s) and was set aside", path, self._spool.damage)
+            log.error("the spool was damaged and was set aside", extra={"file": path, "why": self._spool.damage})
             self._spool.add(observe.spool_damaged(self._settings.node, path, self._spool.damage, self._clock.now()))
 
     async def _look(self) -> None:
@@ -150,17 +151,17 @@ class Agent:
         refused = self._board.refused - self._marks_told
         self._marks_told, self._marks_told_at = self._board.refused, now
         found = observe.marks_refused(self._settings.node, refused, self._board.refusal, self._clock.now())
-        log.warning("%s", found.text)
+        log.warning("marks were refused", extra={"node": self._settings.node, "why": found.text})
         self._spool.add(found)
         self._wake()
 
     async def _leave_idle(self, idle_s: float) -> None:
-        log.info("no controller and no rank for %g s: nobody needs this agent, and its idle keepers leave too", idle_s)
+        log.info("nobody needs this agent: no controller and no rank for a while", extra={"idle_s": idle_s})
         for held in self._keepers.all():
             try:
                 await self._keepers.release(held)
             except keeper_client.KeeperError as error:
-                log.warning("the keeper of job %s did not leave: %s", held.job, error)
+                log.warning("a keeper did not leave", extra={"job": held.job, "why": error})
         self._leave.set()
 
     async def _serve_metrics(self) -> asyncio.Server | None:

@@ -161,10 +161,10 @@ class Keepers:
             try:
                 keeper = await self._connect(job)
             except keeper_client.KeeperError as error:
-                log.error("the keeper of job %s is left alone: %s", job, error)
+                log.error("a keeper is left alone", extra={"job": job, "why": error})
                 return
             if keeper is not None:
-                log.info("adopted the keeper of job %s (pid %d)", job, keeper.hello.pid)
+                log.info("a keeper is adopted", extra={"job": job, "pid": keeper.hello.pid})
                 self._follow(keeper, standing.of_state(self._node, keeper.hello.state))
                 self._wake()
             elif alive.pids:
@@ -190,7 +190,7 @@ class Keepers:
                 async for event in keeper.events(self._spool.last_of(_source(held.journal)) + 1):
                     await self._take(held, event)
             except keeper_client.KeeperError as error:
-                log.info("the connection to the keeper of job %s ended: %s", held.job, error)
+                log.info("the connection to a keeper ended", extra={"job": held.job, "why": error})
             await keeper.close()
             keeper = await self._reconnect(held)
         await self._until_dead(held.keeper.hello.pid)
@@ -213,7 +213,7 @@ class Keepers:
         try:
             return await self._connect(held.job)
         except keeper_client.KeeperError as error:
-            log.error("the keeper of job %s no longer takes us: %s", held.job, error)
+            log.error("a keeper no longer takes us", extra={"job": held.job, "why": error})
             return None
 
     async def _take(self, held: Held, event: keeper_client.Event) -> None:
@@ -230,10 +230,10 @@ class Keepers:
         """A keeper has gone. What it had written down is told; then the ranks whose end nobody saw, if any."""
         journal = self._tell_leftover(found)
         if found.living:
-            log.error("the keeper of job %s died, and with it ranks %s", found.job, sorted(found.living))
+            log.error("a keeper died with its ranks", extra={"job": found.job, "ranks": sorted(found.living)})
             killed = keeper_client.kill_strays(self._runtime, found.job)
             if killed:
-                log.warning("ended %d processes that ranks of job %s had left behind", len(killed), found.job)
+                log.warning("ended what dead ranks had left behind", extra={"job": found.job, "pids": killed})
             place = observe.Place(self._node, found.job, found.generation)
             now = self._clock.now()
             told = [observe.keeper_lost(place, found.living, now), *observe.lost_ranks(place, found.living, now)]

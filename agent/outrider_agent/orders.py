@@ -139,18 +139,19 @@ class Orders:
         await self._running.cancel()
 
     async def _carry_out(self, order: wire.Order) -> None:
-        log.info("order %s: %s job %s, generation %d", order.order_id, order.kind, order.job, order.generation)
+        about = {"job": order.job, "order": order.order_id, "kind": order.kind, "generation": order.generation}
+        log.info("an order came", extra=about)
         try:
             result = wire.OrderResult(order.order_id, True, result=await self._do(order))
         except (OrderError, ports.PortError, keeper_client.KeeperError, keepers.TooManyKeepersError) as error:
             result = wire.OrderResult(order.order_id, False, str(error))
         except Exception as error:
-            log.exception("order %s failed in an unforeseen way", order.order_id)
+            log.exception("an order failed in an unforeseen way", extra=about)
             text = f"{order.kind} of job {order.job} on {self._settings.node} failed: {type(error).__name__}: {error}"
             result = wire.OrderResult(order.order_id, False, text)
         if not result.ok:
             self.failed += 1
-            log.error("order %s (%s job %s) failed: %s", order.order_id, order.kind, order.job, result.error)
+            log.error("an order failed", extra={**about, "why": result.error})
         self.carried_out += 1
         self._spool.keep_order_result(result)
         self._answer(result)
@@ -211,7 +212,7 @@ class Orders:
                 return {"ranks": [], "seconds": 0.0}  # a newer attempt began, so nothing of this one is left
             ranks_ = sorted(await held.keeper.stop(order.generation, args.grace_s))
         except keeper_client.KeeperGone:
-            log.info("the keeper of job %s went while its ranks were to be stopped", order.job)
+            log.info("the keeper went while its ranks were to be stopped", extra={"job": order.job})
         left = await self._keepers.wait_ended(held, order.generation, args.grace_s + END_PATIENCE_S)
         if left:
             raise OrderError(

@@ -96,7 +96,7 @@ class Reporter:
 
     async def _talk(self, connection: client.ClientConnection, welcome: wire.Welcome) -> None:
         self.state, self.why = "connected", ""
-        log.info("connected to controller %s (version %s)", welcome.controller_id, welcome.version)
+        log.info("connected", extra={"controller": welcome.controller_id, "version": welcome.version})
         self._spool.acknowledge(welcome.acked_seq)
         self._sent_seq = welcome.acked_seq
         self._results.clear()  # results of orders from before: the controller repeats what it still wants
@@ -110,7 +110,7 @@ class Reporter:
             for task in done:
                 error = task.exception()
                 if error is not None and not isinstance(error, websockets.ConnectionClosed | OSError):
-                    log.error("%s ended", task.get_name(), exc_info=error)
+                    log.error("a part of the connection failed", extra={"part": task.get_name()}, exc_info=error)
         finally:
             self.last_connected = self._clock.monotonic()
             for task in tasks:
@@ -124,14 +124,14 @@ class Reporter:
                 message = codec.decode(frame)
             except codec.CodecError as error:
                 self.garbage += 1
-                log.warning("the controller sent something that is ignored: %s", error)
+                log.warning("the controller sent something that is ignored", extra={"why": error})
                 continue
             if isinstance(message, wire.Ack):
                 self._spool.acknowledge(message.seq)
             elif isinstance(message, wire.Order):
                 self._take_order(message)
             elif isinstance(message, wire.Refused):
-                log.warning("the controller refused a frame: %s; %s", message.reason, message.remedy)
+                log.warning("the controller refused us", extra={"why": message.reason, "remedy": message.remedy})
 
     async def _write(self, connection: client.ClientConnection, heartbeat_s: float) -> None:
         heartbeat_due = marks_due = self._clock.monotonic()
@@ -181,7 +181,7 @@ class Reporter:
 
     def _not_connected(self, state: str, why: str, level: int) -> None:
         if (state, why) != (self.state, self.why):
-            log.log(level, "not connected: %s", why)
+            log.log(level, "not connected to a controller", extra={"why": why})
         self.state, self.why = state, why
 
 

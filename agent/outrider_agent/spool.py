@@ -151,7 +151,7 @@ class Spool:
     def flush(self) -> bool:
         """Try to bring what is held in memory to disk; whether nothing is held any more."""
         if self._held and self._write(list(self._held)):
-            log.warning("the spool takes observations again; %d were held in memory", len(self._held))
+            log.warning("the spool takes observations again", extra={"held": len(self._held)})
             self._held.clear()
             self._held_sources.clear()
         return not self._held
@@ -256,7 +256,7 @@ class Spool:
     def _in_memory(self, error: sqlite3.Error) -> sqlite3.Connection:
         """A spool without a disk, under an id that no other agent will use; better than a node that sees nothing."""
         self.problem = str(error)
-        log.error("the spool %s cannot be used (%s); observations stay in memory until it can", self.path, error)
+        log.error("the spool cannot be used; observations stay in memory", extra={"file": self.path, "why": error})
         db = sqlite3.connect(":memory:")
         self._prepare(db)
         return db
@@ -310,20 +310,16 @@ class Spool:
             f"DELETE FROM observations WHERE seq IN (SELECT seq FROM observations ORDER BY {order} LIMIT ?)", (excess,)
         )
         self.dropped += excess
-        log.error("the spool holds its most of %d observations; the least severe and oldest one went", SPOOL_ROWS_MAX)
+        log.error("the spool is full; the least severe and oldest observation went", extra={"rows": SPOOL_ROWS_MAX})
 
     def _drop(self, observation: records.Observation) -> None:
         self.dropped += 1
-        log.error(
-            "an observation was lost: the disk takes none (%s) and memory holds its most of %d: %s",
-            self.problem,
-            HELD_MAX,
-            observation.text,
-        )
+        why = f"{self.problem}; memory holds its most of {HELD_MAX}"
+        log.error("an observation was lost", extra={"why": why, "text": observation.text})
 
     def _failed(self, what: str, error: sqlite3.Error) -> None:
         if self.problem != str(error):
-            log.error("the spool %s could not %s: %s; memory holds up to %d", self.path, what, error, HELD_MAX)
+            log.error("the spool takes nothing", extra={"file": self.path, "wanted": what, "why": error})
         self.problem = str(error)
 
 

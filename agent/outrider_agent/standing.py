@@ -69,7 +69,7 @@ class Standing:
     def _exited(self, place: observe.Place, event: records.Json, board: ranks.Board) -> records.Observation | None:
         known = observe.exit_of(event)
         if known is None:
-            log.error("the keeper of job %s sent a rank-exited event that cannot be read: %s", self.job, event)
+            log.error("a rank-exited event cannot be read", extra={"job": self.job, "event": event})
             return None
         step, phase = board.step_and_phase(self.job, place.generation, known.rank)
         now = host.oom_kills()

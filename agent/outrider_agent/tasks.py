@@ -51,7 +51,7 @@ class Tasks:
         if self._tasks.get(task.get_name()) is task:
             del self._tasks[task.get_name()]
         if not task.cancelled() and task.exception() is not None:
-            log.error("%s ended unasked", task.get_name(), exc_info=task.exception())
+            log.error("a part of the agent ended unasked", extra={"part": task.get_name()}, exc_info=task.exception())
 
 
 async def keep_going(name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -60,5 +60,5 @@ async def keep_going(name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception:
-            log.exception("%s failed; it begins again in %g s", name, AGAIN_S)
+            log.exception("a part of the agent failed and begins again", extra={"part": name})
         await asyncio.sleep(AGAIN_S)

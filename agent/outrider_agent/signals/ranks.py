@@ -280,7 +280,7 @@ class Listener:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                log.warning("the marks socket could not be read: %s", error)
+                log.warning("the marks socket could not be read", extra={"why": error})
                 break
             news = self._board.take(datagram, self._now()) or news
         if news:
