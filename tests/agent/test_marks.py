@@ -55,6 +55,14 @@ def test_phases_nest_and_an_end_closes_what_was_left_open_inside() -> None:
     assert stands(made).phase == "step"
 
 
+def test_a_finished_step_ends_a_phase_whose_end_was_lost() -> None:
+    made = board(mark("begin", phase="checkpoint", at=100.0), mark("step", step=3, at=101.0))
+    assert stands(made).phase == "step"
+    made.take(mark("end", phase="checkpoint", at=150.0), 1.0)
+    made.take(mark("checkpoint", path="/c/1", step=3, at=160.0), 1.0)
+    assert made.flush()[0].checkpoints[0].stall_s == 1.0
+
+
 def test_a_checkpoint_carries_the_seconds_that_were_spent_on_it() -> None:
     made = board(
         mark("begin", phase="checkpoint", at=100.0),

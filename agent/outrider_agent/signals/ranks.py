@@ -208,6 +208,9 @@ class Board:
             attempt.mesh = mark.mesh or attempt.mesh
             attempt.flops = _finite(mark.flops) or attempt.flops
         elif mark.kind == "step" and mark.step is not None:
+            # A finished step ends whatever is open: the datagram that should have ended it may have been lost, and a
+            # rank must not be taken for one that saves a checkpoint ever after.
+            rank.stall_s += _closed(rank, 0, mark.at)
             rank.base, rank.step = "step", mark.step
             self._sample(attempt, mark)
         elif mark.kind == "begin" and mark.phase:
@@ -297,13 +300,17 @@ def _progress(job: str, attempt: _Attempt) -> list[records.RankProgress]:
 def _ended(rank: _Rank, mark: Mark) -> float:
     """Close the innermost phase of that name and whatever is open inside it; seconds that adds to the stall."""
     for index in range(len(rank.nested) - 1, -1, -1):
-        if rank.nested[index][0] != mark.phase:
-            continue
-        began = [at for name, at in rank.nested if name == "checkpoint"]
-        rank.nested = rank.nested[:index]
-        still = any(name == "checkpoint" for name, _ in rank.nested)
-        return 0.0 if still or not began else _lasted(began[0], mark.at)
+        if rank.nested[index][0] == mark.phase:
+            return _closed(rank, index, mark.at)
     return 0.0
+
+
+def _closed(rank: _Rank, depth: int, at: float) -> float:
+    """Close every phase from ``depth`` inwards; seconds of a checkpoint that this ended."""
+    began = [start for name, start in rank.nested if name == "checkpoint"]
+    rank.nested = rank.nested[:depth]
+    still = any(name == "checkpoint" for name, _ in rank.nested)
+    return 0.0 if still or not began else _lasted(began[0], at)
 
 
 def _lasted(began: float, ended: float) -> float:
