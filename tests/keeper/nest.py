@@ -45,7 +45,7 @@ class Nest:
 
         asyncio.run(told())
 
-    # --- what a test writes ---------------------------------------------------------------------------------------------
+    # --- what a test writes -----------------------------------------------------------------------------------------
 
     def file(self, name: str, text: str) -> pathlib.Path:
         path = self.path / "code" / name
@@ -57,7 +57,7 @@ class Nest:
         """The command that runs this Python text."""
         return (sys.executable, *flags, str(self.file("train.py", text)), *arguments)
 
-    # --- what an agent does ---------------------------------------------------------------------------------------------
+    # --- what an agent does -----------------------------------------------------------------------------------------
 
     @property
     def keeper(self) -> keeper_client.Keeper:
@@ -143,7 +143,7 @@ class Nest:
             self.taken.append(event)
             self._changed.set()
 
-    # --- what a test looks at -------------------------------------------------------------------------------------------
+    # --- what a test looks at ---------------------------------------------------------------------------------------
 
     def log(self, rank: int = 0, generation: int | None = None) -> str:
         number = self.generation if generation is None else generation

@@ -1,5 +1,6 @@
 """What a keeper takes and refuses, and what comes through its door that is no order at all."""
 
+import contextlib
 import json
 import os
 import socket
@@ -218,10 +219,8 @@ kinds = some.sampled_from([*orders.KINDS, "burn"])
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some.dictionaries(names, junk, max_size=8), kinds)
 def test_no_document_makes_reading_an_order_fail_in_another_way(document: dict[str, Any], kind: str) -> None:
-    try:
+    with contextlib.suppress(orders.OrderError):
         orders.decode({**document, "do": kind})
-    except orders.OrderError as error:
-        assert str(error).startswith(("do:", f"{kind}."))
 
 
 def test_an_order_reads_back_as_it_was() -> None:

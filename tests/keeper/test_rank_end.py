@@ -250,7 +250,7 @@ def test_only_ranks_that_were_alive_when_we_asked_are_told_as_asked(nest: Nest) 
         await nest.event("rank-exited", nest.generation)
         await nest.keeper.stop(nest.generation, 5.0)
         ends = await nest.ended()
-        assert [(end.rank, end.asked) for end in ends][0] == (1, False)
+        assert (ends[0].rank, ends[0].asked) == (1, False)
         assert [end.asked for end in ends[1:]] == [True, True]
 
     nest.run(story)
