@@ -31,7 +31,7 @@ def spec(options: argparse.Namespace) -> jobs.JobSpec:
         "checkpoint_layout": options.checkpoint_layout,
         "resume": shlex.split(options.resume or ""),
         "env": _environment(options),
-        "preload": options.preload,
+        "preload": [name for name in options.preload or ["auto"] if name != "none"],
         "cwd": os.getcwd(),
         "log_dir": os.path.abspath(options.log_dir) if options.log_dir else "",
         "master_port": torchrun.number(options, "master-port", 0, 0),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ QUICK_DEATH_S: Final = 5.0  # an agent that lives shorter than this has failed t
 QUICK_DEATHS_MAX: Final = 5
 END_GRACE_S: Final = 5.0
 KEEPERS_MAX: Final = 256
+# Where a person's own controller is says nothing about ours, which the agents find through the state directory.
+NOT_HANDED_DOWN: Final = ("OUTRIDER_CONTROLLER", "OUTRIDER_TOKEN_FILE", "OUTRIDER_STATE")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,6 @@ class Host:
 
     node: str
     slots: int
-    simulated: bool
 
 
 @dataclass
@@ -77,15 +79,22 @@ class LocalCluster:
         """Start every agent that does not run yet."""
         (self._state / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
         for watched in self._hosts.values():
-            if not self._adopt(watched):
-                self._spawn(watched)
+            if self._adopt(watched):
+                continue
+            if not _keepers(watched.runtime):
+                _boot_anew(watched.runtime)
+            self._spawn(watched)
 
     async def watch(self) -> None:
         """Keep the hosts running until ``close``; raises CommandError when an agent cannot be kept alive."""
         while not self._closed:
-            for watched in self._hosts.values():
-                self._look(watched)
+            self.look()
             await asyncio.sleep(WATCH_S)
+
+    def look(self) -> None:
+        """Start again what has died and has to be there; raises CommandError when an agent cannot be kept alive."""
+        for watched in self._hosts.values():
+            self._look(watched)
 
     def vanish(self, node: str) -> list[int]:
         """The whole host loses power: SIGKILL for its agent, its keepers and their ranks. Returns the killed ids."""
@@ -101,6 +110,11 @@ class LocalCluster:
     def living(self) -> list[str]:
         """Nodes whose agent runs."""
         return [node for node, watched in self._hosts.items() if watched.agent_alive()]
+
+    def why_absent(self) -> str:
+        """What the agents' logs say last, when they do not reach the controller."""
+        logs = [(node, self._log(node)) for node in self._hosts]
+        return "; ".join(f"the agent of {node} is not there: {_last_line(log)} (log: {log})" for node, log in logs)
 
     def close(self, at_once: bool = False) -> list[int]:
         """End every agent and keeper; the ids of those that could not be ended (none, as a rule)."""
@@ -135,7 +149,7 @@ class LocalCluster:
         others = len([node for node in self.living() if node != watched.host.node])
         if others < self._needed and time.monotonic() - watched.gone_since >= RETURN_S:
             self._say(f"{watched.host.node} returns, booted anew: without it there are too few hosts")
-            (watched.runtime / "boot_id").unlink(missing_ok=True)
+            _boot_anew(watched.runtime)
             self._spawn(watched)
 
     def _respawn(self, watched: _Watched) -> None:
@@ -163,6 +177,7 @@ class LocalCluster:
             # -P keeps the working directory off the module path: a job's own agent.py is none of ours.
             watched.child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "outrider_cli", *_agent_options(self._state, watched.host)],
+                env={name: value for name, value in os.environ.items() if name not in NOT_HANDED_DOWN},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -180,14 +195,23 @@ class LocalCluster:
 
 def _agent_options(state: Path, host: Host) -> list[str]:
     options = ["agent", "--supervise", "--node", host.node, "--state", str(state), "--slots", str(host.slots)]
-    options += ["--address", "127.0.0.1", "--leave-idle-s", f"{LEAVE_IDLE_S:g}", "--allow-root"]
-    return [*options, "--simulated"] if host.simulated else options
+    options += ["--address", "127.0.0.1", "--leave-idle-s", f"{LEAVE_IDLE_S:g}"]
+    return [*options, "--allow-root", "--simulated"]
 
 
-def _keepers(runtime: Path) -> dict[int, int | None]:
+def keeper_pids(runtime: Path, job: str) -> list[int]:
+    """Process ids of the living keepers of one job on one host."""
+    return list(_keepers(runtime, job))
+
+
+def _boot_anew(runtime: Path) -> None:
+    (runtime / "boot_id").unlink(missing_ok=True)
+
+
+def _keepers(runtime: Path, job: str = "*") -> dict[int, int | None]:
     """Living keepers of one host: process id to start time in ticks."""
     found: dict[int, int | None] = {}
-    for file in sorted((runtime / "keepers").glob("*/keeper.json"))[:KEEPERS_MAX]:
+    for file in sorted((runtime / "keepers").glob(f"{job}/keeper.json"))[:KEEPERS_MAX]:
         pid, started = _json_pid(file), _json_number(file, "started_at")
         if pid is not None and processes.alive(pid, started):
             found[pid] = started

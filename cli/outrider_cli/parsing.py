@@ -43,17 +43,18 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             name = action.metavar if isinstance(action.metavar, str) else "/".join(action.option_strings) or action.dest
             choices = [str(choice) for choice in action.choices]
-            self.error(f"{name} {value!r} is not known{_near(str(value), choices)}; there are {', '.join(choices)}")
+            self.error(f"{name} {value!r} is not known{near(str(value), choices)}; there are {', '.join(choices)}")
 
 
 def _unknown(word: str, known: Sequence[str]) -> str:
     name = word.split("=", 1)[0]
     if not name.startswith("-"):
         return f"{word!r} is one argument too many"
-    return f"unknown option {name}{_near(name, known)}"
+    return f"unknown option {name}{near(name, known)}"
 
 
-def _near(word: str, known: Sequence[str]) -> str:
+def near(word: str, known: Sequence[str]) -> str:
+    """``; did you mean ...?`` with the nearest of ``known``, empty where none is near."""
     matches = difflib.get_close_matches(word, known, n=MATCHES_MAX, cutoff=0.6)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 

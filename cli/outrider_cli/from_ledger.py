@@ -1,0 +1,75 @@
+"""The documents that a running controller would give, read straight from the ledger of one that has ended.
+
+Read-only: nothing is locked or written, so it may be done beside anything. Times count up to the ledger's last row, because
+nobody knows what came after it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+from outrider_cli import errors
+
+Json = dict[str, Any]
+
+
+class LedgerDocuments:
+    """What the ledger of one state directory says. Raises CommandError where it cannot be read."""
+
+    def __init__(self, state: Path) -> None:
+        with errors.extra("controller"):
+            from outrider_controller import ledger
+            from outrider_controller.core import evolve
+            from outrider_controller.core import state as states
+        self._state_dir = state
+        try:
+            self._rows = [row for _, row in ledger.read(state / "ledger.db")]
+        except ledger.LedgerError as error:
+            raise errors.CommandError(str(error)) from error
+        self._state = evolve.evolve_all(states.State(), self._rows)
+        self._now = self._rows[-1].at if self._rows else 0.0
+
+    def _job(self, given: str | None) -> str:
+        from outrider_cli import ask
+
+        return ask.chosen_job(sorted(self._state.jobs), given)
+
+    def status(self, job: str | None) -> Json:
+        """The document of ``outrider status``."""
+        from outrider_controller import projection, series
+
+        name = self._job(job)
+        latest = series.read_latest(self._state_dir / "series.db", name)
+        view = projection.ProgressView(step=latest.step if latest else None)
+        return projection.status(self._state.jobs[name], self._state.nodes, view, self._now)
+
+    def incidents(self, job: str | None) -> Json:
+        """The document of ``outrider incidents``."""
+        from outrider_controller import projection
+
+        if job is not None:
+            self._job(job)
+        return {"incidents": projection.incidents(self._rows, job, self._now)}
+
+    def explain(self, incident: str) -> Json:
+        """The document of ``outrider explain``."""
+        from outrider_controller import projection
+
+        try:
+            return projection.explain(self._rows, incident, self._now)
+        except projection.UnknownIncidentError as error:
+            _refuse(error)
+
+    def report(self, job: str | None) -> Json:
+        """The document of ``outrider report``."""
+        from outrider_controller import accounting, series
+
+        name = self._job(job)
+        tokens = series.read_tokens(self._state_dir / "series.db", name)
+        throughput = accounting.Throughput(tokens) if tokens is not None else None
+        return accounting.report(self._rows, name, self._now, throughput=throughput)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    raise errors.CommandError(str(error)) from error

@@ -1,0 +1,170 @@
+"""``outrider controller``, ``outrider agent`` and ``outrider token``: the standing parts, each a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from outrider import places
+from outrider_cli import errors, parsing
+
+CONTROLLER_EXAMPLES = """\
+examples:
+  outrider controller
+      on this machine alone: binds to loopback, makes the tokens, says where it listens
+  outrider controller --listen 10.0.0.5:8470 --tls-cert chain.pem --tls-key key.pem
+      for agents on other machines; each needs the token that `outrider token node NAME` prints
+"""
+AGENT_EXAMPLES = """\
+examples:
+  outrider agent --supervise --slots 8
+      beside a controller on this machine: address and token come from the state directory
+  outrider agent --supervise --slots 8 --address 10.0.0.11 --controller https://10.0.0.5:8470 \\
+      --token-file node.token --ca-file chain.pem
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the sub-commands."""
+    _add_controller(commands)
+    _add_agent(commands)
+    _add_token(commands)
+
+
+def _add_controller(commands: Any) -> None:
+    parser = commands.add_parser(
+        "controller",
+        help="run the controller until it is told to stop",
+        description="Take in what agents see, decide, act, and record all of it in the state directory's ledger.",
+        epilog=CONTROLLER_EXAMPLES,
+    )
+    parsing.add_places(parser, controller=False)
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where agents and people reach it (default 127.0.0.1:8470)")
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain (PEM); needed off loopback")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key (PEM)")
+    parser.add_argument("--runbooks", metavar="DIR", help="the policy (default: the runbooks of this version)")
+    parser.add_argument("--webhook", metavar="URL", help="is told of opened and closed incidents, as JSON")
+    parser.add_argument("--webhook-secret-file", metavar="FILE", help="key of the webhook's HMAC signature")
+    parser.set_defaults(handler=run_controller)
+
+
+def _add_agent(commands: Any) -> None:
+    parser = commands.add_parser(
+        "agent",
+        help="watch this node, and run jobs on it where told to",
+        description="One agent per node. It dials the controller and opens no port but, where asked, the one for metrics.",
+        epilog=AGENT_EXAMPLES,
+    )
+    parsing.add_places(parser)
+    add = parser.add_argument
+    add("--node", metavar="NAME", default=socket.gethostname(), help="the node's name (default: the host's, %(default)s)")
+    add("--supervise", action="store_true", help="take orders to run jobs")
+    add("--slots", type=parsing.at_least(1), metavar="N", default=len(os.sched_getaffinity(0)), help="ranks it can take (default %(default)s)")
+    add("--address", default="127.0.0.1", help="how ranks on other nodes reach this one (default %(default)s)")
+    add("--simulated", action="store_true", help="one of several pretended hosts on one machine")
+    add("--allow-root", action="store_true", help="run ranks as root where a job names no user")
+    add("--metrics-listen", metavar="HOST:PORT", help="serve /metrics there")
+    add("--leave-idle-s", type=parsing.seconds, metavar="S", help="leave after so long without controller and ranks")
+    parser.set_defaults(handler=run_agent)
+
+
+def _add_token(commands: Any) -> None:
+    parser = commands.add_parser(
+        "token",
+        help="make and print an agent's credential",
+        description="Tokens lie in the state directory, in files that only their owner can read.",
+        epilog="example:\n  outrider token node n17 > n17.token",
+    )
+    parser.add_argument("kind", metavar="KIND", choices=["node"], help="node")
+    parser.add_argument("name", metavar="NAME", help="the node's name, as its agent gives it with --node")
+    parsing.add_places(parser, controller=False)
+    parser.set_defaults(handler=print_token)
+
+
+def run_controller(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C."""
+    with errors.extra("controller"):
+        from outrider_controller import controller, settings
+    state = prepared_state(options.state)
+    address, port = _listen(options.listen, settings.PORT_DEFAULT)
+    chosen = settings.Settings(
+        state=state,
+        address=address,
+        port=port,
+        tls_cert=_path(options.tls_cert),
+        tls_key=_path(options.tls_key),
+        runbooks=_path(options.runbooks),
+        webhook_url=options.webhook or "",
+        webhook_secret_file=_path(options.webhook_secret_file),
+    )
+    return asyncio.run(controller.main(chosen))
+
+
+def run_agent(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM, Ctrl-C, or idleness where that was asked for."""
+    with errors.extra("agent"):
+        from outrider_agent import agent, settings
+    state = prepared_state(options.state)
+    url = options.controller or os.environ.get("OUTRIDER_CONTROLLER") or None
+    token_file = options.token_file or os.environ.get("OUTRIDER_TOKEN_FILE")
+    # An address of this very state directory's controller would change with its port, so none is handed down then.
+    try:
+        chosen = settings.check(
+            settings.Settings(
+                node=options.node,
+                state=state,
+                controller_url=url,
+                token_file=_path(token_file) if url else None,
+                ca_file=_path(options.ca_file),
+                slots=options.slots,
+                supervise=options.supervise,
+                simulated=options.simulated,
+                address=options.address,
+                allow_root=options.allow_root,
+                metrics_listen=options.metrics_listen,
+                leave_idle_s=options.leave_idle_s,
+            )
+        )
+    except settings.SettingsError as error:
+        raise errors.CommandError(str(error)) from error
+    return agent.main(chosen)
+
+
+def print_token(options: argparse.Namespace) -> int:
+    """Print the node's token, made now if it has none."""
+    from outrider_controller import tokens
+
+    try:
+        held = tokens.Tokens(prepared_state(options.state))
+        held.prepare()
+        print(held.make_node(options.name))
+    except tokens.TokenError as error:
+        raise errors.CommandError(str(error)) from error
+    sys.stdout.flush()
+    return 0
+
+
+def prepared_state(given: str | None) -> Path:
+    """The state directory, made and proven usable."""
+    try:
+        return places.make_private(places.state_dir(given))
+    except places.PlaceError as error:
+        raise errors.CommandError(str(error)) from error
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).absolute() if text else None
+
+
+def _listen(text: str | None, port_default: int) -> tuple[str, int]:
+    if text is None:
+        return "127.0.0.1", port_default
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise errors.CommandError(f"--listen {text!r} is not HOST:PORT, as in 127.0.0.1:{port_default}")
+    return host.strip("[]") or "127.0.0.1", int(port)

@@ -1,0 +1,258 @@
+"""One job on this machine from its start to its end: an embedded controller, simulated hosts, and what a person sees.
+
+Flow: a plan -> controller and agents -> the job's status every TICK_S -> the ranks' output, a progress line, and a
+sentence for each incident -> the outcome. The ranks belong to their keepers, not to this process: when it is killed they
+train on, and the same command line on the same state directory takes the job up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from outrider import vocabulary
+from outrider_cli import errors, local_cluster, progress_line, rank_output, unfinished, views
+from outrider_controller import controller as controllers
+from outrider_controller import ledger
+from outrider_controller import settings as settings_module
+from outrider_controller.core import jobs, records
+
+TICK_S: Final = 0.2
+INCIDENTS_EVERY_TICKS: Final = 3
+GIVE_UP_S_MAX: Final = 30.0
+JOIN_S_MAX: Final = 20.0
+EXIT_SIGNALLED: Final = 128  # and the signal's number: 130 for Ctrl-C
+
+Json = dict[str, Any]
+Hook = Callable[["Supervision", Json], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to supervise and how. ``shown``: ranks whose output is shown; empty for none."""
+
+    spec: jobs.JobSpec
+    state: Path
+    spares: int = 0
+    shown: tuple[int, ...] = (0,)
+    runbooks: Path | None = None
+    webhook: str = ""
+
+    def hosts(self) -> list[local_cluster.Host]:
+        """The simulated hosts, spares last."""
+        count = self.spec.nodes + self.spares
+        return [local_cluster.Host(f"n{index}", self.spec.ranks_per_node) for index in range(count)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended. ``code``: the exit status."""
+
+    code: int
+    state: str
+    sentence: str
+    report: Json
+
+
+class Supervision:
+    """The parts of one run, while it runs. ``hook`` is called with every status."""
+
+    def __init__(self, plan: Plan, hook: Hook | None = None) -> None:
+        self.plan = plan
+        self.line = progress_line.ProgressLine(sys.stderr)
+        self.cluster = local_cluster.LocalCluster(plan.state, plan.hosts(), plan.spec.nodes, self.say)
+        self.incidents: list[Json] = []
+        self._hook = hook
+        self._stop_asked: list[signal.Signals] = []
+        self._controller = controllers.Controller(
+            settings_module.Settings(
+                state=plan.state,
+                port=0,
+                runbooks=plan.runbooks,
+                webhook_url=plan.webhook,
+                log_to_stderr=False,
+            )
+        )
+        self._output = self._rank_output(first=0)
+
+    def say(self, sentence: str) -> None:
+        """A sentence on standard error."""
+        self.line.say(f"outrider: {sentence}")
+
+    async def run(self) -> Outcome:
+        """Everything; whatever happens, what was started here is ended."""
+        found = unfinished.look(self.plan.state, self.plan.spec)
+        try:
+            await self._controller.start()
+        except controllers.FAILURES as error:
+            raise errors.CommandError(str(error)) from error
+        left: list[int] = []
+        try:
+            self._listen_for_signals()
+            await self._begin(found)
+            return await self._until_over()
+        finally:
+            self.line.clear()
+            left = await asyncio.to_thread(self.cluster.close, len(self._stop_asked) > 1)
+            await self._controller.stop()
+            if left:
+                self.say(f"these processes could not be ended: {', '.join(map(str, left))}")
+
+    async def _begin(self, found: unfinished.Found) -> None:
+        name = self.plan.spec.name
+        for host in self.plan.hosts():
+            self._controller.tokens.make_node(host.node)
+        self.cluster.start()
+        await self._hosts_have_joined()
+        for other in found.give_up:
+            self.say(f"job {other} was left unfinished by an earlier run: it is ended")
+            if self._controller.state.jobs[other].incident is None:
+                await self._controller.ask_job(other, "stop", "outrider run")
+            async with asyncio.timeout(GIVE_UP_S_MAX):
+                await self._controller.wait_job(other)
+        job = self._controller.state.jobs.get(name)
+        if found.adopt and job is not None and job.attempt is not None:
+            self.say(f"job {name} is unfinished on {self.plan.state}: it is taken up again, not started twice")
+            self._output = self._rank_output(job.attempt.attempt)
+            self._output.skip_what_is_there()
+        if not found.adopt and not self._stop_asked:
+            self._output = self._rank_output(job.attempts if job else 0)
+            await self._controller.submit_job(self.plan.spec, "outrider run")
+
+    def _rank_output(self, first: int) -> rank_output.RankOutput:
+        spec = self.plan.spec
+        log_dir = Path(spec.log_dir) if spec.log_dir else self.plan.state / "logs" / spec.name
+        return rank_output.RankOutput(log_dir, self.plan.shown, sys.stdout, first, self.line.clear)
+
+    async def _hosts_have_joined(self) -> None:
+        """Wait for every host, so that the first of them get the ranks and the last are the spares."""
+        names = [host.node for host in self.plan.hosts()]
+        for _ in range(int(JOIN_S_MAX / TICK_S)):
+            known = self._controller.state.nodes
+            if self._stop_asked or all(name in known and known[name].usable for name in names):
+                return
+            self.cluster.look()
+            await asyncio.sleep(TICK_S)
+        raise errors.CommandError(self.cluster.why_absent())
+
+    async def _until_over(self) -> Outcome:
+        watch = asyncio.create_task(self.cluster.watch(), name="watch-hosts")
+        stopped = asyncio.create_task(self._controller.wait_stopped(), name="controller-stopped")
+        over = asyncio.create_task(self._controller.wait_job(self.plan.spec.name), name="job-over")
+        follow = asyncio.create_task(self._follow(), name="follow")
+        try:
+            await asyncio.wait((watch, stopped, over, follow), return_when=asyncio.FIRST_COMPLETED)
+            if over.done():
+                return await self._outcome()
+            if stopped.done():
+                raise errors.CommandError(str(stopped.result()))
+            for task in (watch, follow):
+                if task.done():
+                    task.result()
+            raise errors.CommandError("the supervision ended before the job did")
+        finally:
+            for task in (watch, stopped, over, follow):
+                task.cancel()
+            await asyncio.gather(watch, stopped, over, follow, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        ticks = 0
+        while True:
+            await self._tick(with_incidents=ticks % INCIDENTS_EVERY_TICKS == 0)
+            ticks += 1
+            await asyncio.sleep(TICK_S)
+
+    async def _tick(self, with_incidents: bool) -> None:
+        status = self._controller.status(self.plan.spec.name)
+        self._output.poll(status["attempt"])
+        if with_incidents:
+            await self._tell_incidents()
+        self.line.show(_progress(status))
+        if self._hook is not None:
+            await self._hook(self, status)
+
+    async def _tell_incidents(self) -> None:
+        known = {item["id"]: item for item in self.incidents}
+        self.incidents = await self._controller.incidents(self.plan.spec.name)
+        for item in self.incidents:
+            before = known.get(item["id"])
+            if before is None or before["sentence"] != item["sentence"] or before["closed_at"] != item["closed_at"]:
+                word = "closed" if item["closed_at"] else "open"
+                self.say(f"incident {item['id']} ({word}): {item['sentence']}")
+
+    async def _outcome(self) -> Outcome:
+        name = self.plan.spec.name
+        job = self._controller.state.jobs[name]
+        status, report = self._controller.status(name), await self._controller.report(name)
+        self._output.poll(status["attempt"])
+        self._output.flush()
+        await self._tell_incidents()
+        code = vocabulary.EXIT_DONE if job.state == "completed" else vocabulary.EXIT_NO_RESTART_HELPS
+        if self._stop_asked:
+            code = EXIT_SIGNALLED + self._stop_asked[0]
+        elif job.state == "failed" and not await asyncio.to_thread(_ever_ran, self.plan.state / "ledger.db", name):
+            code = vocabulary.EXIT_COULD_NOT
+        return Outcome(code, job.state, status["sentence"], report)
+
+    def _listen_for_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+                loop.add_signal_handler(number, self._signalled, number)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        self._stop_asked.append(number)
+        if len(self._stop_asked) > 1:
+            self.say("asked again: ending the ranks at once")
+            self.cluster.close(at_once=True)
+            os._exit(EXIT_SIGNALLED + number)
+        self.say(f"{number.name}: stopping the ranks; once more ends them at once")
+        asyncio.get_running_loop().create_task(self._stop(), name="stop-job")
+
+    async def _stop(self) -> None:
+        name = self.plan.spec.name
+        if name in self._controller.state.jobs and not self._controller.state.jobs[name].over:
+            await self._controller.ask_job(name, "stop", f"a person ({self._stop_asked[0].name})")
+
+
+def _ever_ran(path: Path, name: str) -> bool:
+    """Whether any attempt of the job's latest life had all of its ranks running."""
+    started: set[str] = set()
+    ran = False
+    for _, row in ledger.read(path, job=name):
+        if isinstance(row, records.JobSubmitted):
+            ran = False
+        elif isinstance(row, records.EffectRequested) and row.name == "start-attempt":
+            started.add(row.effect)
+        elif isinstance(row, records.EffectDone) and row.ok and row.effect in started:
+            ran = True
+    return ran
+
+
+def _progress(status: Json) -> str:
+    """``training  step 12  0.41 s/step  attempt 1``."""
+    words = [status["state"]]
+    if status["step"] is not None:
+        words.append(f"step {status['step']}")
+    if status["step_s"] is not None:
+        words.append(f"{status['step_s']:.2f} s/step")
+    if status["attempt"] is not None:
+        words.append(f"attempt {status['attempt']}")
+    if status["open_incident"]:
+        words.append(f"incident {status['open_incident']}")
+    return "  ".join(words)
+
+
+def run(plan: Plan) -> Outcome:
+    """Supervise ``plan`` to its end, and say in one sentence how it ended."""
+    supervision = Supervision(plan)
+    outcome = asyncio.run(supervision.run())
+    seconds = views.duration(outcome.report["elapsed_s"])
+    supervision.say(f"{outcome.sentence} ({seconds}, {len(outcome.report['incidents'])} incidents)")
+    return outcome
