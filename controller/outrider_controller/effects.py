@@ -6,6 +6,7 @@ webhook's receiver sees the event's id again. An effect that fails says so in it
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -59,6 +60,7 @@ class Effects:
         self._ledger_id = ledger_id
         self._sinks = tuple(sinks)
         self._describe = describe
+        self._telling: dict[str, asyncio.Lock] = {}  # job -> held while its sinks are told
         self._performers = {
             "start-attempt": self._start,
             "stop-attempt": self._stop,
@@ -130,6 +132,11 @@ class Effects:
         return {}
 
     async def _notify(self, effect: records.EffectRequested, spec: jobs.JobSpec) -> dict[str, Any]:
+        # One at a time and in order: an "opened" that was tried again must not arrive after its "closed".
+        async with self._telling.setdefault(effect.job, asyncio.Lock()):
+            return await self._tell_sinks(effect)
+
+    async def _tell_sinks(self, effect: records.EffectRequested) -> dict[str, Any]:
         delivered: list[str] = []
         failed: list[dict[str, str]] = []
         incident = await self._describe(effect.job, effect.args["incident"]) if self._sinks else None
