@@ -101,7 +101,7 @@ def withdraw(state: Path, controller_id: str) -> None:
 
 def _bind(settings: settings_module.Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.address else socket.AF_INET
-    # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; without, every answer waits 40 ms for an ACK.
+    # Only with the protocol named does asyncio set TCP_NODELAY; without it every answer waits 40 ms for an ACK.
     found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
