@@ -76,6 +76,7 @@ class Keepers:
         self._clock = clock
         self._wake = wake
         self._held: dict[str, Held] = {}
+        self._not_yet: dict[str, spool.Alive] = {}  # ranks a former agent left, whose keeper has not answered us yet
         self._locks: dict[str, asyncio.Lock] = {}
         self._followers = tasks.Tasks()
 
@@ -84,6 +85,7 @@ class Keepers:
         remembered = self._spool.alive()
         for job in sorted({*home.jobs(self._runtime), *remembered})[:KEEPERS_MAX]:
             alive = remembered.get(job, spool.Alive(0, {}))
+            self._not_yet[job] = alive
             self._followers.start(f"adopt-{job}", self._adopt(job, alive))
         # A keeper that is importing greets only afterwards; the controller is not kept waiting for it.
         await self._followers.wait(ADOPT_ALL_S)
@@ -98,8 +100,17 @@ class Keepers:
         return tuple(self._held.values())
 
     def states(self) -> tuple[records.KeeperState, ...]:
-        """What every keeper holds, for the hello."""
-        return tuple(held.standing.state() for held in self._held.values())
+        """What every keeper holds, for the hello.
+
+        A keeper that has not answered yet is no keeper without ranks: the ranks it is known to have had are told as
+        long as their processes exist, so that the controller never takes a busy keeper for a lost one.
+        """
+        told = [held.standing.state() for held in self._held.values()]
+        for job, alive in self._not_yet.items():
+            lives_ = {rank: pid for rank, pid in alive.pids.items() if host.start_ticks(pid) is not None}
+            if job not in self._held and lives_:
+                told.append(standing.Standing(self._node, job, alive.generation, living=lives_).state())
+        return tuple(told)
 
     def living(self, besides: str = "") -> int:
         """Ranks that run on this node, those of job ``besides`` left out."""
@@ -163,6 +174,7 @@ class Keepers:
             except keeper_client.KeeperError as error:
                 log.error("a keeper is left alone", extra={"job": job, "why": error})
                 return
+            self._not_yet.pop(job, None)
             if keeper is not None:
                 log.info("a keeper is adopted", extra={"job": job, "pid": keeper.hello.pid})
                 self._follow(keeper, standing.of_state(self._node, keeper.hello.state))

@@ -221,6 +221,25 @@ def test_a_keeper_that_is_killed_while_no_agent_looks_is_told_of_by_the_next() -
     play(scenario)
 
 
+def test_ranks_of_a_keeper_that_does_not_answer_yet_are_told_in_the_hello() -> None:
+    async def scenario(node: world.Node, controller: world.Controller, args: dict[str, Any]) -> None:
+        pids = await begin(node, controller, args)
+        node.agents[0].kill()
+        node.agents[0].wait()
+        keeper = node.pids()[0]
+        os.kill(keeper, signal.SIGSTOP)  # a keeper on a machine under heavy load, as the agent sees it
+        try:
+            node.start()
+            await world.until(lambda: len(controller.hellos) == 2, "the next agent")
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        (told,) = controller.hellos[1].keepers
+        assert (told.job, told.generation) == ("j", 1)
+        assert {rank.rank: rank.pid for rank in told.ranks if rank.alive} == pids
+
+    play(scenario)
+
+
 def test_orders_of_an_older_generation_are_refused_and_harm_nothing() -> None:
     async def scenario(node: world.Node, controller: world.Controller, args: dict[str, Any]) -> None:
         node.start()
