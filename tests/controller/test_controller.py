@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+import pytest
+
 from outrider import records
 from outrider_controller import ledger
 from outrider_controller.core import evolve, state
+from outrider_controller.launchers import agents
 from tests.controller import house
 
 
@@ -40,9 +43,17 @@ def test_a_job_is_started_interrupted_restarted_and_completed(tmp_path: Path) ->
     house.run(work())
 
 
-def test_a_spare_is_warmed_and_takes_the_place_of_a_node_that_is_gone(tmp_path: Path) -> None:
+def test_a_spare_is_warmed_and_takes_the_place_of_a_node_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "STOP_AWAY_S_MAX", 0.2)
+    books = house.quick_runbooks(tmp_path)
+
     async def work() -> None:
-        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1", "n2") as made:
+        async with (
+            house.controller(tmp_path, runbooks=books) as running,
+            house.agents(running, tmp_path, "n0", "n1", "n2") as made,
+        ):
             await house.training(running, made)
             await house.until(lambda: made[2].ordered("prepare"), "the spare is made ready")
             await made[1].go()
@@ -85,6 +96,7 @@ def test_the_state_after_a_restart_is_what_evolve_makes_of_the_ledger(tmp_path: 
     async def work() -> None:
         async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1") as made:
             await house.training(running, made)
+            await running.stop()  # before the agents go, whose silence would be one row more
             before = running.state
         assert evolve.evolve_all(state.State(), (row for _, row in ledger.read(tmp_path / "ledger.db"))) == before
         async with house.controller(tmp_path) as running:
@@ -121,7 +133,7 @@ def test_a_node_whose_heartbeats_end_is_silent_although_its_connection_stands(tm
 def test_a_node_that_never_comes_back_after_a_restart_of_the_controller_is_silent(tmp_path: Path) -> None:
     async def work() -> None:
         async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0"):
-            assert running.state.nodes["n0"].silent_since is None
+            await running.stop()
         async with house.controller(tmp_path) as running:
             assert running.state.nodes["n0"].silent_since is None  # a graceful end of the controller is no silence
             await house.until(lambda: running.state.nodes["n0"].silent_since is not None, "silence")
@@ -143,9 +155,17 @@ def test_a_node_that_cannot_start_its_ranks_makes_the_others_stop(tmp_path: Path
     house.run(work())
 
 
-def test_a_node_that_comes_back_with_ranks_of_an_older_generation_is_told_to_stop_them(tmp_path: Path) -> None:
+def test_a_node_that_comes_back_with_ranks_of_an_older_generation_is_told_to_stop_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "STOP_AWAY_S_MAX", 0.2)
+    books = house.quick_runbooks(tmp_path)
+
     async def work() -> None:
-        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1", "n2") as made:
+        async with (
+            house.controller(tmp_path, runbooks=books) as running,
+            house.agents(running, tmp_path, "n0", "n1", "n2") as made,
+        ):
             await house.training(running, made)
             old = made[1].generation
             await made[1].go()
