@@ -2,7 +2,7 @@
 
 import sys
 
-from outrider_cli import main
+from outrider_cli import main as entry
 
 if __name__ == "__main__":
-    sys.exit(main.main())
+    sys.exit(entry.main())

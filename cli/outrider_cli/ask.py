@@ -1,7 +1,7 @@
 """``outrider status``, ``incidents``, ``explain`` and ``report``: what a controller knows, as text or as JSON.
 
-A running controller is asked over HTTP. Where none runs on the state directory, its ledger is read instead, and standard
-error says so; a controller that was named by address and does not answer is an error.
+A running controller is asked over HTTP. Where none runs on the state directory, its ledger is read instead, and
+standard error says so; a controller that was named by address and does not answer is an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ HELP: Final = {
 def add_to(commands: Any) -> None:
     """Add the sub-commands."""
     for name, text in HELP.items():
-        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES[name])
+        parser = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES[name]
+        )
         if name == "explain":
             parser.add_argument("incident", metavar="INCIDENT", help="as `outrider incidents` names it")
         else:
@@ -48,7 +50,12 @@ def show(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document))
     else:
-        render = {"status": views.status, "incidents": views.incidents, "explain": views.explain, "report": views.report}
+        render = {
+            "status": views.status,
+            "incidents": views.incidents,
+            "explain": views.explain,
+            "report": views.report,
+        }
         print(render[options.command](document).rstrip("\n"))
     return vocabulary.EXIT_DONE
 

@@ -22,7 +22,7 @@ def _add_runbook(commands: Any) -> None:
     parser = commands.add_parser(
         "runbook",
         help="check the runbooks, which are the policy",
-        description="A runbook's front matter is the rule that the controller follows. Exit status 1 when one is wrong.",
+        description="A runbook's front matter is the rule that the controller follows. Exit 1 when one is wrong.",
         epilog="examples:\n  outrider runbook check\n  outrider runbook check my-runbooks --json",
     )
     parser.add_argument("action", metavar="check", choices=["check"], help="name every problem with its file and line")
@@ -40,7 +40,9 @@ def _add_checkpoint(commands: Any) -> None:
     )
     parser.add_argument("action", metavar="list", choices=["list"], help="newest first, and the one to resume from")
     parser.add_argument("directory", metavar="DIR", help="the job's checkpoint_dir")
-    parser.add_argument("--layout", choices=["dcp", "megatron"], default="dcp", metavar="dcp|megatron", help="default dcp")
+    parser.add_argument(
+        "--layout", choices=["dcp", "megatron"], default="dcp", metavar="dcp|megatron", help="default dcp"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(handler=list_checkpoints)
 

@@ -1,7 +1,8 @@
 """The demo's job: the example beside this package, sized so that any mesh divides it, and its uninterrupted reference.
 
-The reference runs the same command as plainly spawned processes, with torchrun's environment and nobody watching. Losses and
-gradient norms are compared bit for bit, as hexadecimal floats, and a step that was done twice has to agree with itself too.
+The reference runs the same command as plainly spawned processes, with torchrun's environment and nobody watching.
+Losses and gradient norms are compared bit for bit, as hexadecimal floats, and a step that was done twice has to
+agree with itself too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from outrider import mesh as mesh_module
 from outrider_cli import errors
 
 TRAIN: Final = Path(__file__).parent / "examples" / "llama4d" / "train.py"
-STEP_FLOOR_S: Final = 0.25  # a step takes at least this long, so that faults fall between checkpoints and can be watched
+STEP_FLOOR_S: Final = (
+    0.25  # a step takes at least this long, so that faults fall between checkpoints and can be watched
+)
 REFERENCE_S_MAX: Final = 900.0
 POLL_S: Final = 0.2
 
@@ -70,7 +73,11 @@ def run_reference(job: DemoJob, folder: Path, tell: Callable[[str], None]) -> Pa
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     metrics = folder / "metrics.jsonl"
     command = job.command(folder / "checkpoints", metrics)
-    ranks = [_spawn(command, rank, job.mesh.world_size, port, folder) for port in [_free_port()] for rank in range(job.mesh.world_size)]
+    ranks = [
+        _spawn(command, rank, job.mesh.world_size, port, folder)
+        for port in [_free_port()]
+        for rank in range(job.mesh.world_size)
+    ]
     try:
         _await(ranks, metrics, job.steps, folder, tell)
     finally:
@@ -83,9 +90,15 @@ def run_reference(job: DemoJob, folder: Path, tell: Callable[[str], None]) -> Pa
 
 def _spawn(command: list[str], rank: int, world_size: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
     # What tells a rank of a supervisor stays out, so that nothing but the faults differs from the supervised run.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OUTRIDER_", "TORCHELASTIC_"))}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OUTRIDER_", "TORCHELASTIC_"))
+    }
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": inherited.get("OMP_NUM_THREADS", "1")}
+    meeting = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": inherited.get("OMP_NUM_THREADS", "1"),
+    }
     environment = inherited | {name: str(value) for name, value in (place | meeting).items()}
     with (folder / f"rank_{rank}.log").open("wb") as log:
         return subprocess.Popen(
@@ -140,7 +153,7 @@ class Comparison:
 
 def compare(metrics: Path, reference: Path, steps: int) -> Comparison:
     """Every line of ``metrics`` against the reference's line of that step."""
-    wanted = {step: bits for step, bits in _bits(reference)}
+    wanted = dict(_bits(reference))
     found = _bits(metrics)
     done = {step for step, _ in found}
     return Comparison(

@@ -1,6 +1,7 @@
 """What ends a command early: one sentence for a person, and an exit status for a program.
 
-Every sub-command raises ``CommandError``; ``main`` prints it. A missing extra becomes one too, with the line that installs it.
+Every sub-command raises ``CommandError``; ``main`` prints it. A missing extra becomes one too, with the line that
+installs it.
 """
 
 from __future__ import annotations

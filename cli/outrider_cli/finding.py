@@ -1,7 +1,8 @@
 """Where the running controller is, and with which token it is asked.
 
-``--controller``, else OUTRIDER_CONTROLLER, else the one that wrote controller.json into the state directory. The token is the
-one of ``--token-file``, else of OUTRIDER_TOKEN_FILE, else the state directory's for reading or for acting.
+``--controller``, else OUTRIDER_CONTROLLER, else the one that wrote controller.json into the state directory. The
+token is the one of ``--token-file``, else of OUTRIDER_TOKEN_FILE, else the state directory's for reading or for
+acting.
 """
 
 from __future__ import annotations

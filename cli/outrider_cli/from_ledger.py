@@ -1,7 +1,7 @@
 """The documents that a running controller would give, read straight from the ledger of one that has ended.
 
-Read-only: nothing is locked or written, so it may be done beside anything. Times count up to the ledger's last row, because
-nobody knows what came after it.
+The ledger is opened for reading alone, so it may be done beside anything. Times count up to the ledger's last row,
+because nobody knows what came after it.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ class LedgerDocuments:
 
     def status(self, job: str | None) -> Json:
         """The document of ``outrider status``."""
-        from outrider_controller import projection, series
+        from outrider_controller import projection
 
         name = self._job(job)
-        latest = series.read_latest(self._state_dir / "series.db", name)
-        view = projection.ProgressView(step=latest.step if latest else None)
+        view = projection.ProgressView(step=self._last_step(name))
         return projection.status(self._state.jobs[name], self._state.nodes, view, self._now)
 
     def incidents(self, job: str | None) -> Json:
@@ -63,12 +62,22 @@ class LedgerDocuments:
 
     def report(self, job: str | None) -> Json:
         """The document of ``outrider report``."""
-        from outrider_controller import accounting, series
+        from outrider_controller import accounting
 
-        name = self._job(job)
-        tokens = series.read_tokens(self._state_dir / "series.db", name)
-        throughput = accounting.Throughput(tokens) if tokens is not None else None
-        return accounting.report(self._rows, name, self._now, throughput=throughput)
+        return accounting.report(self._rows, self._job(job), self._now)
+
+    def _last_step(self, job: str) -> int | None:
+        from outrider_controller import series
+
+        path = self._state_dir / "series.db"
+        if not path.is_file():
+            return None
+        store = series.Series(path)
+        try:
+            latest = store.latest(job)
+        finally:
+            store.close()
+        return latest.step if latest else None
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -1,7 +1,7 @@
 """Asks a controller over HTTP with the standard library alone: JSON in, JSON out, every wait and every size bounded.
 
-Whatever goes wrong becomes a CommandError that names the address, what was answered and the way out. A token never leaves
-this machine unencrypted, and redirects are not followed, since they would carry it elsewhere.
+Whatever goes wrong becomes a CommandError that names the address, what was answered and the way out. A token never
+leaves this machine unencrypted, and redirects are not followed, since they would carry it elsewhere.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class Api:
                 f"{self.url}: no controller answers ({error.strerror or error}). Start one with outrider controller"
             ) from error
         except (OSError, http.client.HTTPException) as error:
-            raise NoAnswerError(f"{self.url}: no answer within {self._timeout_s:g} s: {error or type(error).__name__}") from error
+            raise NoAnswerError(
+                f"{self.url}: no answer within {self._timeout_s:g} s: {error or type(error).__name__}"
+            ) from error
         finally:
             connection.close()
         if len(data) > ANSWER_BYTES_MAX:
@@ -85,7 +87,9 @@ class Api:
             document = json.loads(data) if data else {}
         except ValueError:
             words = data[:ERROR_CHARS_MAX].decode(errors="replace").strip()
-            raise errors.CommandError(f"{self.url}{path}: answered {status} with something that is not JSON: {words}") from None
+            raise errors.CommandError(
+                f"{self.url}{path}: answered {status} with something that is not JSON: {words}"
+            ) from None
         if status in (401, 403):
             words = _words(document) or "the token was refused"
             raise errors.CommandError(f"{self.url}: {words}. --token-file FILE gives another token")

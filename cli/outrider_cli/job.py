@@ -45,7 +45,9 @@ def add_to(commands: Any) -> None:
         epilog=EXAMPLES,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
-    start = actions.add_parser("start", help="give the controller a job", description="Give the controller a job.", epilog=EXAMPLES)
+    start = actions.add_parser(
+        "start", help="give the controller a job", description="Give the controller a job.", epilog=EXAMPLES
+    )
     start.add_argument("file", metavar="FILE", help="the job as TOML")
     start.add_argument("--job", metavar="NAME", help="a name in place of the file's")
     listing = actions.add_parser("list", help="every job and how it stands", description="Every job and how it stands.")

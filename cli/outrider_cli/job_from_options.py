@@ -94,7 +94,9 @@ def _ranks_per_node(options: argparse.Namespace, nodes: int) -> int:
     except mesh_module.MeshError as error:
         raise errors.CommandError(f"--mesh: {error}") from error
     if world_size % nodes:
-        raise errors.CommandError(f"--mesh {options.mesh} has {world_size} ranks, which {nodes} hosts cannot share evenly")
+        raise errors.CommandError(
+            f"--mesh {options.mesh} has {world_size} ranks, which {nodes} hosts cannot share evenly"
+        )
     return world_size // nodes
 
 

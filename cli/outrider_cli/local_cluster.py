@@ -1,9 +1,9 @@
 """Simulated hosts on this machine: one agent process for each, kept running for as long as a run needs them.
 
-Each agent has a session, a log and a runtime directory of its own, so that it dies and lives apart from this process. A
-host is its agent and its keepers. An agent that died alone is started again and adopts its keepers. A host whose agent and
-keepers are gone has vanished: it stays away while the others suffice, and otherwise it returns after RETURN_S as a machine
-that was booted anew. Agents that an earlier run left behind are taken over.
+Each agent has a session, a log and a runtime directory of its own, so that it dies and lives apart from this
+process. A host is its agent and its keepers. An agent that died alone is started again and adopts its keepers. A
+host whose agent and keepers are gone has vanished: it stays away while the others suffice, and otherwise it returns
+after RETURN_S as a machine that was booted anew. Agents that an earlier run left behind are taken over.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from outrider_cli import errors, processes
 
 WATCH_S: Final = 0.2
 RETURN_S: Final = 3.0  # a machine takes minutes to boot; a simulated one lets the others notice that it was gone
+SETTLE_S: Final = 0.5  # what kills an agent may be about to kill its keepers too, and their end takes a moment
 LEAVE_IDLE_S: Final = 60.0
 QUICK_DEATH_S: Final = 5.0  # an agent that lives shorter than this has failed to start
 QUICK_DEATHS_MAX: Final = 5
@@ -53,7 +54,8 @@ class _Watched:
     ticks: int | None = None
     started: float = 0.0
     quick_deaths: int = 0
-    gone_since: float | None = None
+    agent_gone_at: float | None = None
+    vanished_at: float | None = None
     keepers: dict[int, int | None] = field(default_factory=dict)  # pid to start time, of those seen alive
 
     def agent_alive(self) -> bool:
@@ -70,9 +72,7 @@ class LocalCluster:
         self._state = state
         self._needed = needed
         self._say = say
-        self._hosts = {
-            host.node: _Watched(host=host, runtime=places.runtime_dir(state, host.node)) for host in hosts
-        }
+        self._hosts = {host.node: _Watched(host=host, runtime=places.runtime_dir(state, host.node)) for host in hosts}
         self._closed = False
 
     def start(self) -> None:
@@ -105,6 +105,7 @@ class LocalCluster:
         for pid in victims:
             processes.send(pid, signal.SIGKILL)
         watched.agent_alive()
+        self._has_vanished(watched)
         return victims
 
     def living(self) -> list[str]:
@@ -137,17 +138,25 @@ class LocalCluster:
     def _look(self, watched: _Watched) -> None:
         if watched.agent_alive():
             watched.keepers = _keepers(watched.runtime)
-            return
-        keepers_seen = bool(watched.keepers)
-        watched.keepers = _keepers(watched.runtime)
-        if watched.gone_since is None and (watched.keepers or not keepers_seen):
-            self._respawn(watched)
-            return
-        if watched.gone_since is None:
-            watched.gone_since = time.monotonic()
-            self._say(f"{watched.host.node} has vanished: its agent and its keepers are gone")
+            watched.agent_gone_at = None
+        elif watched.vanished_at is not None:
+            self._perhaps_return(watched)
+        elif watched.agent_gone_at is None:
+            watched.agent_gone_at = time.monotonic()
+        elif time.monotonic() - watched.agent_gone_at >= SETTLE_S:
+            if watched.keepers and not _keepers(watched.runtime):
+                self._has_vanished(watched)
+            else:
+                self._respawn(watched)
+
+    def _has_vanished(self, watched: _Watched) -> None:
+        watched.vanished_at = time.monotonic()
+        self._say(f"{watched.host.node} has vanished: its agent and its keepers are gone")
+
+    def _perhaps_return(self, watched: _Watched) -> None:
+        assert watched.vanished_at is not None
         others = len([node for node in self.living() if node != watched.host.node])
-        if others < self._needed and time.monotonic() - watched.gone_since >= RETURN_S:
+        if others < self._needed and time.monotonic() - watched.vanished_at >= RETURN_S:
             self._say(f"{watched.host.node} returns, booted anew: without it there are too few hosts")
             _boot_anew(watched.runtime)
             self._spawn(watched)
@@ -186,7 +195,7 @@ class LocalCluster:
         watched.pid = watched.child.pid
         watched.ticks = processes.start_ticks(watched.child.pid)
         watched.started = time.monotonic()
-        watched.gone_since = None
+        watched.agent_gone_at = watched.vanished_at = None
         watched.keepers = {}
 
     def _log(self, node: str) -> Path:

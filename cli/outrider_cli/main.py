@@ -1,7 +1,7 @@
 """The entry of ``outrider``: finds the sub-command, runs it, and turns what went wrong into one or two lines.
 
-Nothing that needs more than the standard library is imported before a sub-command asks for it, so that ``outrider --help``
-works, and is quick, wherever the base install does.
+Nothing that needs more than the standard library is imported before a sub-command asks for it, so that ``outrider
+--help`` works, and is quick, wherever the base install does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import traceback
 from importlib import metadata
 
 from outrider import vocabulary
-from outrider_cli import ask, checks, demo, errors, job, parsing, run, serve
+from outrider_cli import ask, checks, demo, errors, job, parsing, replay, run, serve
 
 EXIT_INTERRUPTED = 130
 
@@ -65,7 +65,7 @@ def build() -> argparse.ArgumentParser:
     parser = parsing.Parser(prog="outrider", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"outrider {version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
-    for part in (demo, run, ask, job, serve, checks):
+    for part in (demo, run, ask, job, serve, checks, replay):
         part.add_to(commands)
     return parser
 

@@ -1,7 +1,7 @@
 """What the ranks say, as they say it: follows the log files of the ranks that a person wants to see.
 
-In: the job's log directory, where each attempt has a folder and each rank a file. Out: lines, with the rank before them
-where several are followed. Nothing is ever read twice.
+In: the job's log directory, where each attempt has a folder and each rank a file. Out: lines, with the rank before
+them where several are followed. Nothing is ever read twice.
 """
 
 from __future__ import annotations

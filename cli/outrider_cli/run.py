@@ -28,8 +28,8 @@ def add_to(commands: Any) -> None:
         "run",
         help="run a training script under supervision on this machine",
         usage="outrider run [torchrun options] [options] SCRIPT [ARGS ...]",
-        description="Start the ranks, watch them, and bring them back from the newest trusted checkpoint when they die.\n"
-        "Rank 0's output comes on standard output, progress on standard error.",
+        description="Start the ranks, watch them, and bring them back from the newest trusted checkpoint\n"
+        "when they die. Rank 0's output comes on standard output, progress on standard error.",
         epilog=EXAMPLES,
     )
     add_options(parser)
@@ -42,18 +42,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = own.add_argument
     add("--job", metavar="NAME", help="the job's name (default: the script's)")
     add("--nodes", type=parsing.at_least(1), metavar="N", help="simulated hosts, each with its own agent (default 1)")
-    add("--spares", type=parsing.at_least(0), default=0, metavar="N", help="further hosts that take the place of a lost one")
+    add(
+        "--spares",
+        type=parsing.at_least(0),
+        default=0,
+        metavar="N",
+        help="further hosts that take the place of a lost one",
+    )
     add("--mesh", metavar="MESH", help="outermost axis first, as in dp=2,pp=2,cp=1,tp=2")
     add("--checkpoint-dir", metavar="DIR", help="where the script keeps its checkpoints")
     add("--checkpoint-layout", choices=["dcp", "megatron"], default="dcp", metavar="dcp|megatron", help="default dcp")
     add("--resume", metavar="TEMPLATE", help="arguments added on a resume, as in '--load {checkpoint}'")
-    add("--preload", action="append", metavar="MODULE", help="module imported once before ranks are forked, may be repeated; auto (default) reads them off the script, none starts every rank afresh")
+    add(
+        "--preload",
+        action="append",
+        metavar="MODULE",
+        help="imported once, before ranks are forked; may be repeated. auto (default) reads the modules off the "
+        "script, none imports nothing ahead",
+    )
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="for the ranks, may be repeated")
     add("--runbooks", metavar="DIR", help="the policy (default: the runbooks of this version)")
     add("--webhook", metavar="URL", help="is told of opened and closed incidents, as JSON")
     parsing.add_places(parser, controller=False)
     torchrun.add_to(parser)
-    parser.add_argument("script", metavar="SCRIPT", help="the training script (a module with -m, a program with --no-python)")
+    parser.add_argument(
+        "script", metavar="SCRIPT", help="the training script (a module with -m, a program with --no-python)"
+    )
     parser.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="its own arguments")
 
 
@@ -72,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         runbooks=Path(options.runbooks) if options.runbooks else None,
         webhook=options.webhook or "",
     )
-    return supervision.run(plan).code
+    return int(supervision.run(plan).code)
 
 
 def parts() -> ModuleType:

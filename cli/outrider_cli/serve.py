@@ -44,7 +44,9 @@ def _add_controller(commands: Any) -> None:
         epilog=CONTROLLER_EXAMPLES,
     )
     parsing.add_places(parser, controller=False)
-    parser.add_argument("--listen", metavar="HOST:PORT", help="where agents and people reach it (default 127.0.0.1:8470)")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="where agents and people reach it (default 127.0.0.1:8470)"
+    )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain (PEM); needed off loopback")
     parser.add_argument("--tls-key", metavar="FILE", help="its key (PEM)")
     parser.add_argument("--runbooks", metavar="DIR", help="the policy (default: the runbooks of this version)")
@@ -57,14 +59,25 @@ def _add_agent(commands: Any) -> None:
     parser = commands.add_parser(
         "agent",
         help="watch this node, and run jobs on it where told to",
-        description="One agent per node. It dials the controller and opens no port but, where asked, the one for metrics.",
+        description="One agent per node. It dials the controller and opens no port of its own but for metrics.",
         epilog=AGENT_EXAMPLES,
     )
     parsing.add_places(parser)
     add = parser.add_argument
-    add("--node", metavar="NAME", default=socket.gethostname(), help="the node's name (default: the host's, %(default)s)")
+    add(
+        "--node",
+        metavar="NAME",
+        default=socket.gethostname(),
+        help="the node's name (default: the host's, %(default)s)",
+    )
     add("--supervise", action="store_true", help="take orders to run jobs")
-    add("--slots", type=parsing.at_least(1), metavar="N", default=len(os.sched_getaffinity(0)), help="ranks it can take (default %(default)s)")
+    add(
+        "--slots",
+        type=parsing.at_least(1),
+        metavar="N",
+        default=len(os.sched_getaffinity(0)),
+        help="ranks it can take (default %(default)s)",
+    )
     add("--address", default="127.0.0.1", help="how ranks on other nodes reach this one (default %(default)s)")
     add("--simulated", action="store_true", help="one of several pretended hosts on one machine")
     add("--allow-root", action="store_true", help="run ranks as root where a job names no user")

@@ -1,8 +1,8 @@
 """One job on this machine from its start to its end: an embedded controller, simulated hosts, and what a person sees.
 
 Flow: a plan -> controller and agents -> the job's status every TICK_S -> the ranks' output, a progress line, and a
-sentence for each incident -> the outcome. The ranks belong to their keepers, not to this process: when it is killed they
-train on, and the same command line on the same state directory takes the job up again.
+sentence for each incident -> the outcome. The ranks belong to their keepers, not to this process: when it is killed
+they train on, and the same command line on the same state directory takes the job up again.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Outcome:
     code: int
     state: str
     sentence: str
+    mesh: str | None
     report: Json
 
 
@@ -152,9 +153,9 @@ class Supervision:
                 return await self._outcome()
             if stopped.done():
                 raise errors.CommandError(str(stopped.result()))
-            for task in (watch, follow):
-                if task.done():
-                    task.result()
+            for part in (watch, follow):
+                if part.done():
+                    part.result()
             raise errors.CommandError("the supervision ended before the job did")
         finally:
             for task in (watch, stopped, over, follow):
@@ -198,7 +199,7 @@ class Supervision:
             code = EXIT_SIGNALLED + self._stop_asked[0]
         elif job.state == "failed" and not await asyncio.to_thread(_ever_ran, self.plan.state / "ledger.db", name):
             code = vocabulary.EXIT_COULD_NOT
-        return Outcome(code, job.state, status["sentence"], report)
+        return Outcome(code, job.state, status["sentence"], status["mesh"], report)
 
     def _listen_for_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
 """torchrun's options, in both of its spellings, and what each of them means under Outrider.
 
-A command line that works with torchrun works here. Some options have no counterpart: there is no rendezvous, since the
-controller gives every attempt a store and a port of its own. Those are taken, and one sentence each says so.
+A command line that works with torchrun works here. Some options have no counterpart: there is no rendezvous, since
+the controller gives every attempt a store and a port of its own. Those are taken, and one sentence each says so.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def nodes(options: argparse.Namespace) -> int:
     except ValueError:
         bounds = [0, 0]
     if not 1 <= bounds[0] <= bounds[1]:
-        raise errors.CommandError(f"--nnodes {options.nnodes!r} is neither a number of hosts nor MIN:MAX, as in 2 or 1:4")
+        raise errors.CommandError(
+            f"--nnodes {options.nnodes!r} is neither a number of hosts nor MIN:MAX, as in 2 or 1:4"
+        )
     if options.nodes not in (None, bounds[1]):
         raise errors.CommandError(f"--nodes {options.nodes} and --nnodes {options.nnodes} differ; give one of them")
     return bounds[1]
@@ -143,7 +145,7 @@ def shown_ranks(options: argparse.Namespace, world_size: int) -> tuple[int, ...]
         words = str(options.local_ranks_filter).split(",")
         if not all(word.strip().isdigit() and int(word) < world_size for word in words):
             raise errors.CommandError(
-                f"--local-ranks-filter {options.local_ranks_filter!r} is not a list of ranks below {world_size}, as in 0,1"
+                f"--local-ranks-filter {options.local_ranks_filter!r} is no list of ranks below {world_size}, as in 0,1"
             )
         return tuple(sorted({int(word) for word in words}))
     return tuple(range(world_size)) if options.tee not in (None, "0") else (0,)

@@ -1,7 +1,7 @@
 """What an earlier run left behind in a state directory: the job that is asked for again, and others in its way.
 
-A run that was killed leaves ranks that train on. The same command line takes its job up again. Any other unfinished job is in
-the way of a new one: it is refused while something of it still runs, and given up where nothing does.
+A run that was killed leaves ranks that train on. The same command line takes its job up again. Any other unfinished
+job is in the way of a new one: it is refused while something of it still runs, and given up where nothing does.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def look(state: Path, spec: jobs.JobSpec) -> Found:
         if pids and not _being_stopped(job):
             raise errors.CommandError(
                 f"{state}: job {name} is unfinished and its ranks still run (keepers {', '.join(map(str, pids))}). "
-                "Its own command line takes it up again; SIGTERM to these processes ends it; --state DIR leaves it alone"
+                "Its own command line takes it up again; SIGTERM to these ends it; --state DIR leaves it alone"
             )
         give_up.append(name)
     return Found(adopt, tuple(give_up))

@@ -54,7 +54,7 @@ def test_too_few_steps_for_the_faults_are_refused_with_enough() -> None:
 
 
 def write(path: Path, *lines: tuple[int, float]) -> Path:
-    rows = [{"step": step, "loss_hex": loss.hex(), "grad_norm_hex": 1.0.hex()} for step, loss in lines]
+    rows = [{"step": step, "loss_hex": loss.hex(), "grad_norm_hex": (1.0).hex()} for step, loss in lines]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

@@ -72,9 +72,7 @@ def test_a_job_is_named_after_its_script_unless_told_otherwise(script: str) -> N
     assert job_from_options.spec(options("--rdzv-id", "Run_7", "--job", "mine", script)).name == "mine"
 
 
-def test_what_torchrun_takes_from_the_environment_is_taken_here(
-    script: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_torchrun_takes_from_the_environment_is_taken_here(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PET_NPROC_PER_NODE", "3")
     monkeypatch.setenv("PET_MAX_RESTARTS", "5")
     spec = job_from_options.spec(options(script))
@@ -124,10 +122,12 @@ def test_modules_and_programs_are_run_as_such(script: str) -> None:
     ],
 )
 def test_a_wrong_value_is_named_with_the_way_out(words: list[str], sentence: str, script: str) -> None:
-    with pytest.raises(errors.CommandError) as caught:
+    def read() -> None:
         found = options(*[script if word == "S" else word for word in words])
-        spec = job_from_options.spec(found)
-        torchrun.shown_ranks(found, spec.world_size)
+        torchrun.shown_ranks(found, job_from_options.spec(found).world_size)
+
+    with pytest.raises(errors.CommandError) as caught:
+        read()
     assert sentence in str(caught.value)
     assert caught.value.code == 2
 
