@@ -44,6 +44,7 @@ from outrider_controller.launchers import agents, orders
 SERIES_FLUSH_S: Final = 1.0
 BEGIN_AGAIN_S: Final = 1.0
 SPARES_WARMED_MAX: Final = 2
+SPARES_EVERY_S_MIN: Final = 0.25
 LAST_EFFECTS_S_MAX: Final = 30.0  # what a job that is over still owes: keepers let go, sinks told
 RESUBMIT_S_MAX: Final = 15.0
 FAILURES: Final = (
@@ -70,6 +71,7 @@ class Controller:
         self.clock = clock or clock_module.RealClock()
         self._progress = progress_module.Progress()
         self._opened = contextlib.AsyncExitStack()
+        self._spares_due = asyncio.Event()
         self._started_at = 0.0
         self.url = ""  # where it listens
 
@@ -134,6 +136,7 @@ class Controller:
         self._spawn("timers", runner.Timers(self._turns, self.clock).run)
         self._spawn("watch-nodes", self.nodes.watch)
         self._spawn("series", self._keep_series)
+        self._spawn("warm-spares", self._warm_spares)
         log.info(
             "the controller has the state of its ledger",
             extra={"rows": self._turns.seq, "epoch": self.epoch, "effects_resumed": resumed, "pid": os.getpid()},
@@ -162,7 +165,7 @@ class Controller:
         if isinstance(row, records.EffectDone) and row.ok and "pids" in row.result:
             self._started(row)
         if isinstance(row, records.NodeJoined | records.EffectDone):
-            self._warm_spares()
+            self._spares_due.set()
         self._runner.begin(conclusions)
 
     def _started(self, row: records.EffectDone) -> None:
@@ -179,8 +182,15 @@ class Controller:
             ]
             self._progress.processes(row.job, job.attempt.generation, node, ranks, row.at)
 
-    def _warm_spares(self) -> None:
-        """Have a spare's keeper ready before it is needed: its imports are most of a restart."""
+    async def _warm_spares(self) -> None:
+        """Have a spare's keeper ready before it is needed, for ever: its imports are most of a restart."""
+        while True:
+            await self._spares_due.wait()
+            self._spares_due.clear()
+            self._prepare_spares()
+            await self.clock.sleep(SPARES_EVERY_S_MIN)  # a thousand nodes that join at once are looked at together
+
+    def _prepare_spares(self) -> None:
         state = self._turns.state
         for job in state.jobs.values():
             if job.over or job.attempt is None or job.attempt.running_at is None:

@@ -81,7 +81,7 @@ async def submit_job(request: fastapi.Request) -> Answer:
 @router.get("/jobs/{job}/status", response_model=shapes.Status)
 async def status(request: fastapi.Request, job: str) -> Answer:
     """How the job stands."""
-    return Answer(doors.house_of(request).documents.status(job))
+    return Answer(await doors.house_of(request).documents.status_aside(job))
 
 
 @router.get("/jobs/{job}/incidents", response_model=shapes.Incidents)
