@@ -71,7 +71,8 @@ def exit_sentence(exit_: records.RankExit, node: str) -> str:
     else:
         how = f"ended with status {exit_.code}"
     asked = " as it was told to" if exit_.asked else ""
-    error = f" after {exit_.error_type}: {exit_.error_message or ''}".rstrip(": ") if exit_.error_type else ""
+    message = " ".join((exit_.error_message or "").split())  # a sentence stands on one line
+    error = f" after {exit_.error_type}: {message}".rstrip(": ") if exit_.error_type else ""
     where = f" at step {exit_.step}" if exit_.step is not None else f" in phase {exit_.phase}" if exit_.phase else ""
     return f"rank {exit_.rank} (pid {exit_.pid}) on {node} {how}{asked}{where}{error}"[:TEXT_CHARS_MAX]
 
