@@ -262,8 +262,8 @@ def _statement(compared: demo_job.Comparison, same_mesh: bool) -> str:
     if compared.equal:
         again = compared.lines - compared.steps
         return (
-            f"Loss and gradient norm of all {compared.steps} steps equal the uninterrupted run bit for bit "
-            f"({again} steps were trained again on simulated hosts, and gave the same bits again)."
+            f"Loss and gradient norm of all {compared.steps} steps equal the uninterrupted run bit for bit; "
+            f"{again} lost steps were trained again and gave the same bits. The hosts were simulated on one machine."
         )
     which = [f"different at steps {_some(compared.different)}"] if compared.different else []
     which += [f"missing steps {_some(compared.missing)}"] if compared.missing else []

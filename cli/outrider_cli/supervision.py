@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ TICK_S: Final = 0.2
 INCIDENTS_EVERY_TICKS: Final = 3
 GIVE_UP_S_MAX: Final = 30.0
 JOIN_S_MAX: Final = 20.0
+SENTENCE_CHARS_MAX: Final = 300  # a sentence may quote what a library printed; explain shows all of it
 EXIT_SIGNALLED: Final = 128  # and the signal's number: 130 for Ctrl-C
 
 Json = dict[str, Any]
@@ -185,7 +187,8 @@ class Supervision:
             before = known.get(item["id"])
             if before is None or before["sentence"] != item["sentence"] or before["closed_at"] != item["closed_at"]:
                 word = "closed" if item["closed_at"] else "open"
-                self.say(f"incident {item['id']} ({word}): {item['sentence']}")
+                sentence = textwrap.shorten(item["sentence"], SENTENCE_CHARS_MAX, placeholder=" ...")
+                self.say(f"incident {item['id']} ({word}): {sentence}")
 
     async def _outcome(self) -> Outcome:
         name = self.plan.spec.name
