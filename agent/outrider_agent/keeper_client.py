@@ -44,6 +44,7 @@ ANSWER_S: Final = 30.0  # for orders that only look or signal
 PREPARE_S: Final = 600.0  # importing torch from a cold network disk
 START_S: Final = 600.0
 HELLO_S: Final = 600.0  # a keeper that is busy importing greets when it is done
+ADOPT_PAUSE_S: Final = 0.05
 EVENTS_QUEUED_MAX: Final = 2 * journal.EVENTS_MAX  # more than a keeper keeps, so reached only by a client that sleeps
 
 
@@ -128,12 +129,23 @@ async def start(settings: Settings) -> Keeper:
     trouble = ""
     for interpreter in keeper_process.interpreters(settings):
         trouble = await keeper_process.spawn(interpreter, settings)
-        keeper = await adopt(settings.runtime, settings.job)
+        keeper = await _adopt_living(settings)
         if keeper is not None:
             return keeper
         log.warning("a keeper did not come up", extra={"job": settings.job, "interpreter": interpreter, "why": trouble})
     keeper_log = homes.of(settings.runtime, settings.job).log
     raise KeeperNotStarted(f"job {settings.job}: its keeper did not come up: {trouble}. Its log is {keeper_log}")
+
+
+async def _adopt_living(settings: Settings) -> Keeper | None:
+    """Adopt a keeper, with patience for one that somebody else has just started and that does not listen yet."""
+    until = asyncio.get_running_loop().time() + keeper_process.READY_S
+    while True:
+        keeper = await adopt(settings.runtime, settings.job)
+        lives = keeper_process.is_held(homes.of(settings.runtime, settings.job))
+        if keeper is not None or not lives or asyncio.get_running_loop().time() > until:
+            return keeper
+        await asyncio.sleep(ADOPT_PAUSE_S)
 
 
 # --- one connection -------------------------------------------------------------------------------------------------

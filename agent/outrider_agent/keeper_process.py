@@ -145,7 +145,7 @@ def kill_strays(runtime: Path, job: str) -> tuple[int, ...]:
     """
     home = homes.of(runtime, job)
     for _ in range(LOCK_TRIES_MAX):
-        if not _is_held(home):
+        if not is_held(home):
             break
         time.sleep(LOCK_PAUSE_S)
     else:
@@ -157,7 +157,8 @@ def kill_strays(runtime: Path, job: str) -> tuple[int, ...]:
     return strays
 
 
-def _is_held(home: homes.Home) -> bool:
+def is_held(home: homes.Home) -> bool:
+    """Whether a keeper lives in this directory."""
     try:
         fd = os.open(home.lock, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -185,6 +185,18 @@ def test_an_idle_keeper_without_a_client_leaves_unless_something_is_unheard(nest
     nest.run(story)
 
 
+def test_an_idle_keeper_that_nobody_can_reach_any_more_leaves(nest: Nest) -> None:
+    async def story(nest: Nest) -> None:
+        keeper = await nest.open(linger_s=0.2)
+        await nest.start(("true",))
+        await nest.ended()
+        nest.home.socket.unlink()
+        await nest.let_go()
+        await until(lambda: not alive(keeper.hello.pid))
+
+    nest.run(story)
+
+
 def test_a_keeper_that_is_told_to_end_stops_its_ranks_first_and_keeps_their_ends(nest: Nest) -> None:
     async def story(nest: Nest) -> None:
         keeper = await nest.open()

@@ -21,6 +21,7 @@ from outrider_agent.keeper import command, environment, gate, journal, launch, o
 from outrider_agent.keeper import home as homes
 
 FAR_S: Final = 86_400.0  # even unacknowledged events hold an idle keeper no longer than a day
+LOOK_S: Final = 0.1  # at least, between two looks of an idle keeper at what it lives in
 TERMINATED_GRACE_S: Final = 2.0  # for the ranks, when the keeper itself is told to end
 
 
@@ -312,6 +313,8 @@ class Keeper:
     def _timeout_s(self) -> float | None:
         now = time.monotonic()
         due = [at for at in (self._ranks.next_kill_at(), self._leaving_at()) if at is not None]
+        if not self._ranks:
+            due.append(now + max(self._settings.linger_s, LOOK_S))  # to see whether the socket is still there
         return max(0.0, min(due) - now) if due else None
 
     def _leaving_at(self) -> float | None:
@@ -320,12 +323,12 @@ class Keeper:
             return None
         if self._terminated:
             return self._quiet_since  # what is unacknowledged is on disk for the next keeper
-        if not self._journal.empty:
-            return self._quiet_since + FAR_S
-        if self._released:
-            return self._quiet_since
         alone_since = max(self._quiet_since, self._door.parted_at)
-        return None if self._door.client is not None else alone_since + self._settings.linger_s
+        alone_until = None if self._door.client is not None else alone_since + self._settings.linger_s
+        if not self._journal.empty:
+            # Without its socket nobody can come for them any more.
+            return self._quiet_since + FAR_S if self._settings.home.socket.exists() else alone_until
+        return self._quiet_since if self._released else alone_until
 
     def _may_leave(self) -> bool:
         at = self._leaving_at()
