@@ -164,7 +164,7 @@ class Documents:
             tokens_per_s=found.tokens_per_s,
             ranks={rank: progress for rank, (_, progress) in found.ranks.items()},
             seen_s=seen,
-            findings={node: tuple(seen.kind for seen in kept) for node, kept in self._nodes.findings.items()},
+            findings={node: tuple(seen.kind for seen in self._nodes.findings(node)) for node in state.nodes},
             taken=frozenset(
                 node
                 for job in state.jobs.values()

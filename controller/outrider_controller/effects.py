@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -117,13 +118,21 @@ class Effects:
             return {"path": "", "step": 0, "trust": "", "rejected": []}
         generation = int(effect.args["generation"])
         name = f"find-checkpoint-{effect.effect}"
+        first = effect.incident is None
         try:
-            return await bounded.call(name, FIND_S_MAX, self._fence_and_find, directory, spec, generation)
+            return await bounded.call(name, FIND_S_MAX, self._fence_and_find, directory, spec, generation, first)
         except TimeoutError as error:
             words = str(error) or f"it did not answer within {FIND_S_MAX:g} s; is its file system there?"
             raise EffectError(f"{directory}: {words}") from error
 
-    def _fence_and_find(self, directory: Path, spec: jobs.JobSpec, generation: int) -> dict[str, Any]:
+    def _fence_and_find(self, directory: Path, spec: jobs.JobSpec, generation: int, first: bool) -> dict[str, Any]:
+        if first:
+            make_directory(directory, spec.user)
+        elif not (directory / FENCE).is_file():
+            raise EffectError(
+                f"{directory}: the file {FENCE} that marked it is gone, so this is not the directory that the job "
+                "wrote to. Mount its file system again; if it was emptied on purpose, make an empty file of that name"
+            )
         raise_fence(directory, generation, self._ledger_id)
         return checkpoints.find(directory, spec.checkpoint_layout)
 
@@ -156,13 +165,24 @@ def checkpoint_dir(spec: jobs.JobSpec) -> Path | None:
     return Path(spec.cwd or ".", spec.checkpoint_dir).absolute() if spec.checkpoint_dir else None
 
 
+def make_directory(directory: Path, user: str) -> None:
+    """Make the job's directory before its first attempt, for the user whose ranks will write there."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        if user and os.geteuid() == 0:
+            try:
+                shutil.chown(path, user)
+            except LookupError as error:
+                raise EffectError(f"user {user!r}: is not known on the controller's machine") from error
+
+
 def raise_fence(directory: Path, generation: int, ledger_id: str) -> None:
     """From now on ranks of a generation before ``generation`` may not commit a checkpoint in ``directory``.
 
     The fence of one ledger never falls, even if an old effect is repeated late. One that another ledger left belongs to
     a run that is gone, and its numbers say nothing about ours.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / FENCE
     if _standing(path, ledger_id) >= generation:
         return
@@ -170,6 +190,7 @@ def raise_fence(directory: Path, generation: int, ledger_id: str) -> None:
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            os.fchmod(file.fileno(), 0o644)  # the ranks may be another user's
             json.dump({"generation": generation, "ledger": ledger_id}, file)
             file.flush()
             os.fsync(file.fileno())

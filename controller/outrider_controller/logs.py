@@ -11,6 +11,8 @@ from typing import Final
 BYTES_PER_FILE_MAX: Final = 10 * 1024 * 1024
 FILES_KEPT_MAX: Final = 3
 FIELD_CHARS_MAX: Final = 500
+# The HTTP server's debug level would write request headers, and with them tokens.
+LOGGERS: Final = {"outrider_controller": logging.INFO, "uvicorn": logging.WARNING}
 
 _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -40,18 +42,19 @@ def to(state: Path, standard_error: bool) -> list[logging.Handler]:
     ]
     if standard_error:
         handlers.append(logging.StreamHandler())
-    logger = logging.getLogger("outrider_controller")
-    logger.setLevel(logging.INFO)
-    for handler in handlers:
-        handler.setFormatter(Formatter())
-        logger.addHandler(handler)
+    for name, level in LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
+        for handler in handlers:
+            handler.setFormatter(Formatter())
+            logging.getLogger(name).addHandler(handler)
     return handlers
 
 
 def leave(handlers: list[logging.Handler]) -> None:
     """Stop logging to ``handlers``."""
     for handler in handlers:
-        logging.getLogger("outrider_controller").removeHandler(handler)
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(handler)
         handler.close()
 
 

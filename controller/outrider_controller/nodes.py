@@ -24,6 +24,7 @@ from outrider_controller.launchers import agents, orders
 
 HEARTBEATS_MISSED_MAX: Final = 3
 FINDINGS_KEPT_MAX: Final = 32
+FINDING_SHOWN_S_MAX: Final = 600.0  # what a node saw longer ago is in the ledger and says nothing about now
 TEXT_CHARS_MAX: Final = 500
 WATCHES_PER_HEARTBEAT: Final = 4
 
@@ -56,7 +57,7 @@ class Nodes:
         self.stopping = False  # connections that we end ourselves are no silence
         self._telling: set[str] = set()  # jobs whose edges are on their way to the ledger
         self.heartbeat_s = heartbeat_s
-        self.findings: dict[str, deque[spoken.Observation]] = {}  # node -> what it saw of itself of late
+        self._findings: dict[str, deque[spoken.Observation]] = {}  # node -> what it saw of itself
         self.versions: dict[str, str] = {}
 
     async def join(self, hello: wire.Hello) -> int:
@@ -181,7 +182,7 @@ class Nodes:
         if seen.job is not None and seen.job in self._turns.state.jobs:
             found = self._progress.of(seen.job)
             return records.Observed(now, seen.job, seen, self._step_with(seen), found.step_s)
-        self.findings.setdefault(seen.node, deque(maxlen=FINDINGS_KEPT_MAX)).append(seen)
+        self._findings.setdefault(seen.node, deque(maxlen=FINDINGS_KEPT_MAX)).append(seen)
         about = f" (job {seen.job} is unknown here)" if seen.job else ""
         text = f"node {seen.node} saw {seen.kind}: {seen.text}{about}"
         return records.Noted(now, seen.job or "", text[:TEXT_CHARS_MAX])
@@ -223,6 +224,11 @@ class Nodes:
         if job.over or (not current and keeper.state in ("running", "stopping")):
             self._launcher.end_stale(keeper.job, node, keeper, job.over, job.spec.limits.grace_s)
 
+    def findings(self, node: str) -> list[spoken.Observation]:
+        """What is wrong on a node of late, by its own words."""
+        since = self._clock.now() - FINDING_SHOWN_S_MAX
+        return [seen for seen in self._findings.get(node, ()) if seen.severity != "info" and seen.at > since]
+
     def describe(self, node: str) -> dict[str, Any]:
         """What is known of a node beyond the ledger."""
         link = self._links.links.get(node)
@@ -230,7 +236,7 @@ class Nodes:
             "connected": link is not None,
             "agent_seen_s": None if link is None else round(self._clock.monotonic() - link.heard, 3),
             "version": self.versions.get(node),
-            "findings": [dataclasses.asdict(seen) for seen in self.findings.get(node, ())],
+            "findings": [dataclasses.asdict(seen) for seen in self.findings(node)],
         }
 
 

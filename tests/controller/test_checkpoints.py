@@ -1,5 +1,6 @@
 """The judge of checkpoints: what is whole is trusted, the rest is turned down with a reason, and no byte is obeyed."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from outrider_controller import checkpoints, effects, manifests
-from outrider_controller.core import jobs
+from outrider_controller import checkpoints, clock, effects, manifests
+from outrider_controller.core import jobs, records
+from outrider_controller.launchers import agents, orders
 
 
 def saved(folder: Path, step: int, attempt: int = 0, name: str = "", **changes: Any) -> Path:
@@ -220,6 +222,7 @@ def test_a_directory_that_cannot_be_read_is_an_error_and_never_no_checkpoint(tmp
 
 def test_the_fence_of_one_ledger_only_rises_and_another_ledgers_is_replaced(tmp_path: Path) -> None:
     fence = tmp_path / "new" / effects.FENCE
+    fence.parent.mkdir()
     effects.raise_fence(fence.parent, 3, "a")
     effects.raise_fence(fence.parent, 2, "a")
     assert json.loads(fence.read_text())["generation"] == 3
@@ -229,6 +232,41 @@ def test_the_fence_of_one_ledger_only_rises_and_another_ledgers_is_replaced(tmp_
     effects.raise_fence(fence.parent, 2, "b")
     assert json.loads(fence.read_text())["generation"] == 2
     assert [path.name for path in fence.parent.iterdir()] == [effects.FENCE]
+
+
+def find(directory: Path, generation: int, incident: str | None) -> records.EffectDone:
+    """What the effect brings."""
+    spec = jobs.parse({"name": "demo", "command": ["x"], "checkpoint_dir": str(directory)})
+    wanted = records.EffectRequested(1.0, "demo", "demo-e1", "find-checkpoint", {"generation": generation}, incident)
+    launcher = agents.AgentsLauncher(orders.Orders(clock.RealClock()), clock.RealClock(), "ledger")
+
+    async def nobody(job: str, found: str) -> None:
+        return None
+
+    return asyncio.run(effects.Effects(launcher, clock.RealClock(), "ledger", (), nobody).perform(wanted, spec))
+
+
+def test_the_first_look_makes_the_directory_and_a_later_one_does_not_take_an_empty_place_for_it(tmp_path: Path) -> None:
+    directory = tmp_path / "mount" / "run"
+    first = find(directory, 1, None)
+    assert first.ok
+    assert first.result["path"] == ""
+    saved(directory, 8)
+    assert find(directory, 2, "demo-1").result["step"] == 8
+    (tmp_path / "mount").rename(tmp_path / "elsewhere")
+    directory.mkdir(parents=True)  # what is left when a file system is no longer mounted
+    gone = find(directory, 3, "demo-2")
+    assert not gone.ok
+    assert "is gone" in (gone.error or "")
+    (directory / effects.FENCE).touch()
+    assert find(directory, 3, "demo-2").result["path"] == ""
+
+
+def test_a_directory_that_cannot_be_made_fails_the_look(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = find(tmp_path / "file" / "run", 1, None)
+    assert not done.ok
+    assert "NotADirectoryError" in (done.error or "")
 
 
 def test_a_relative_directory_of_checkpoints_counts_from_where_the_ranks_run() -> None:
