@@ -41,12 +41,12 @@ class DemoJob:
     seed: int
     checkpoint_every: int
 
-    def command(self, checkpoints: Path, metrics: Path) -> list[str]:
+    def command(self, checkpoints: Path, metrics: Path, step_floor_s: float = STEP_FLOOR_S) -> list[str]:
         """The command of one rank."""
         return [
             *(sys.executable, str(TRAIN), "--mesh", str(self.mesh), "--steps", str(self.steps)),
             *("--seed", str(self.seed), "--checkpoint-dir", str(checkpoints), "--metrics", str(metrics)),
-            *("--checkpoint-every", str(self.checkpoint_every), "--step-floor-s", str(STEP_FLOOR_S)),
+            *("--checkpoint-every", str(self.checkpoint_every), "--step-floor-s", str(step_floor_s)),
             *_sizes(self.mesh),
         ]
 
@@ -72,7 +72,7 @@ def run_reference(job: DemoJob, folder: Path, tell: Callable[[str], None]) -> Pa
     """Train without supervision and without faults; the metrics file. Raises CommandError when it does not end well."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     metrics = folder / "metrics.jsonl"
-    command = job.command(folder / "checkpoints", metrics)
+    command = job.command(folder / "checkpoints", metrics, step_floor_s=0.0)
     ranks = [
         _spawn(command, rank, job.mesh.world_size, port, folder)
         for port in [_free_port()]

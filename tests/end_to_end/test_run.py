@@ -64,7 +64,7 @@ def test_a_killed_rank_is_named_and_the_job_comes_back_from_its_checkpoint(world
     wait_for(lambda: len(world.journal()) >= 7)
     victim = world.pids()[1]
     os.kill(victim, signal.SIGKILL)
-    out, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
     [incident] = world.document("incidents")["incidents"]
     assert incident["cause"] == "rank-killed"

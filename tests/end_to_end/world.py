@@ -1,4 +1,4 @@
-"""Real runs for the tests: the command as a process, a job that needs no torch, and looks at what is left and recorded."""
+"""Real runs for the tests: the command as a process, a job without torch, and looks at what is left and recorded."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from outrider_controller import ledger
 from outrider_controller.core import evolve, records
 from outrider_controller.core import state as states
 
-# Two ranks that count, mark their steps, and save every fifth one; a resume continues from the checkpoint that it is given.
+# Ranks that count, mark their steps, and save every fifth one; a resume continues from the checkpoint it is given.
 COUNTING_JOB = """\
 import os, pathlib, sys, time
 import outrider
@@ -47,6 +47,8 @@ for step in range(done + 1, steps + 1):
 
 class World:
     """One state directory with what runs on it."""
+
+    python = sys.executable
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder

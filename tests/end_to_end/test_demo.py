@@ -1,0 +1,69 @@
+"""`outrider demo` trains a real 4D job, is hit by real faults, and ends with the bits of the uninterrupted run."""
+
+import json
+
+import pytest
+
+from outrider import vocabulary
+from tests.end_to_end.world import World
+
+
+def demo(world: World, *options: str) -> tuple[dict[str, object], str]:
+    path = world.folder / "report.json"
+    done = world.run("demo", "--headless", "--json", str(path), *options)
+    assert done.returncode == 0, done.stderr
+    assert world.left() == []
+    return json.loads(path.read_text()), done.stdout + done.stderr
+
+
+def test_a_killed_rank_of_a_small_demo_costs_no_bit(world: World) -> None:
+    report, said = demo(world, "--mesh", "tp=2", "--nodes", "1", "--steps", "12", "--faults", "kill")
+    assert report["loss_equal_to_uninterrupted"] is True
+    assert report["simulated_hosts"] is True
+    assert report["by_cause"].keys() == {"rank-killed"}  # type: ignore[attr-defined]
+    [fault] = report["faults"]  # type: ignore[misc]
+    [incident] = report["incidents"]  # type: ignore[misc]
+    assert incident["suspects"]["ranks"] == [fault["rank"]]
+    assert report["compared"]["lines"] > 12  # type: ignore[index]
+    assert "bit for bit" in said
+    assert "simulated hosts" in said
+
+
+def test_the_reference_is_made_without_faults_too(world: World) -> None:
+    report, _ = demo(world, "--mesh", "dp=1", "--nodes", "1", "--steps", "4", "--faults", "none")
+    assert (report["loss_equal_to_uninterrupted"], report["faults"], report["incidents"]) == (True, [], [])
+
+
+@pytest.mark.slow
+def test_the_whole_demo_loses_a_rank_and_a_host_and_no_bit(world: World) -> None:
+    report, said = demo(world)
+    assert report["loss_equal_to_uninterrupted"] is True
+    assert report["by_cause"].keys() == {"rank-killed", "node-lost"}  # type: ignore[attr-defined]
+    assert "n2" in said or "has vanished" in said
+
+
+@pytest.mark.slow
+def test_all_four_axes_come_back_from_a_kill_with_equal_bits(world: World) -> None:
+    report, _ = demo(world, "--mesh", "dp=2,pp=2,cp=2,tp=2", "--steps", "16", "--faults", "kill")
+    assert report["loss_equal_to_uninterrupted"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--mesh", "xp=2"], "--mesh: mesh 'xp=2'"),
+        (["--nodes", "3"], "--nodes 3: cannot share the 8 ranks"),
+        (["--mesh", "dp=128"], "--mesh dp=128"),
+        (["--steps", "5"], "--steps 5: is too few for 2 faults"),
+        (["--faults", "kill,meteor"], "'meteor' is not known"),
+        (["--json", "/no/such/place/report.json"], "--json /no/such/place/report.json"),
+        (["--mehs", "dp=2"], "unknown option --mehs; did you mean --mesh"),
+        *[(["--faults", kind], f"{kind} is not ready") for kind in vocabulary.DEMO_FAULTS[1:4]],
+    ],
+)
+def test_what_the_demo_cannot_do_is_said_before_anything_starts(world: World, options: list[str], words: str) -> None:
+    done = world.run("demo", "--headless", *options)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+    assert not list(world.state.glob("demo-*"))
