@@ -80,6 +80,8 @@ async def spawn(interpreter: str, settings: Settings) -> str:
     finally:
         os.close(writing)
     said = await _read_all(reading)
+    if said != b"ready\n":
+        process.kill()
     process.wait()  # it leaves at once: the keeper is its child, in a session of its own
     if said == b"ready\n":
         return ""

@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ from outrider_agent.keeper import child, loop, user_code
 from outrider_agent.keeper import home as homes
 
 LOG_BYTES_MAX: Final = 4 * 1024 * 1024
+LOCK_TRIES_MAX: Final = 20
+LOCK_PAUSE_S: Final = 0.02
 READY: Final = b"ready\n"
 
 
@@ -63,17 +66,29 @@ def _keep(options: argparse.Namespace) -> int:
 
 def _open(options: argparse.Namespace) -> loop.Keeper:
     home = homes.Home(options.home)
-    lock_fd = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise places.PlaceError(f"{home.path}: another keeper of job {options.job} lives here") from None
+    lock_fd = _lock(home)
+    if lock_fd is None:
+        raise places.PlaceError(f"{home.path}: another keeper of job {options.job} lives here")
     _bound_log(home)
     settings = loop.Settings(options.job, options.node, home, options.linger_s, options.allow_root)
     keeper = loop.Keeper(settings, lock_fd)
     ticks = homes.start_ticks(os.getpid())
     homes.write_whole(home.info, {"pid": os.getpid(), "job": options.job, "started_at": ticks})
     return keeper
+
+
+def _lock(home: homes.Home) -> int | None:
+    """The directory's lock, or None while a keeper holds it; whoever only looks has it for a moment."""
+    lock_fd = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(LOCK_TRIES_MAX):
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_S)
+        else:
+            return lock_fd
+    os.close(lock_fd)
+    return None
 
 
 def _bound_log(home: homes.Home) -> None:
