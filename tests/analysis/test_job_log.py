@@ -319,3 +319,10 @@ def test_a_hostile_log_is_judged_in_bounded_time() -> None:
     found = job_log.judge(ended(code=5, tail=tail))
     assert found.kind == "exit-code"
     assert len(found.signature) <= 300
+
+
+def test_rank_whose_end_nobody_saw_was_lost_with_its_keeper() -> None:
+    lost = records.RankExit(4, 0, 99, 0, code=None, signal=None, asked=False, at=1.0)
+    found = job_log.judge(lost)
+    assert (found.kind, found.signature) == ("killed", "killed:with-keeper")
+    assert "lost together with its keeper" in found.text

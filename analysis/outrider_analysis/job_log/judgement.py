@@ -67,6 +67,8 @@ def judge(exit: records.RankExit) -> ExitJudgement:  # noqa: A002 - the word of 
         return ExitJudgement("asked", "asked", f"rank {exit.rank} ended as it was told to ({_ending(exit)})")
     if exit.code == 0 and exit.signal is None:
         return ExitJudgement("clean", "clean", f"rank {exit.rank} ended by itself with status 0")
+    if exit.code is None and exit.signal is None:  # its keeper died, and the kernel ends a rank with its keeper
+        return ExitJudgement("killed", "killed:with-keeper", f"rank {exit.rank} was lost together with its keeper")
     evidence = _gather(exit)
     found = _out_of_memory(evidence) or (_signalled(evidence) if evidence.signal else _exited(evidence))
     step = f" at step {exit.step}" if exit.step is not None else f" in phase {exit.phase}" if exit.phase else ""
