@@ -284,3 +284,18 @@ def test_unanswered_effects_are_still_pending_for_a_controller_that_starts_again
     if lost == "after":
         world.unmute()
         assert not wanted & {e.name for e in world.job.pending}
+
+
+def test_node_that_returns_with_ranks_of_an_older_attempt_is_told_to_end_them_before_it_is_used() -> None:
+    world = World(spares=0).submit().train(4, save_every=2).silence("n1").die(0, signal="SIGKILL", echoes=False)
+    world.wait(20)
+    assert world.job.state == "interrupted"
+    assert world.job.attempt is not None
+    assert world.job.attempt.generation == 1
+    world.mute = True
+    world.join("n1", holds=True)
+    stops = [e for e in world.job.pending if e.name == "stop-attempt"]
+    assert [e.args["placement"] for e in stops] == [["n1"]]
+    assert world.job.attempt.generation == 1
+    world.unmute()
+    assert world.job.attempt.generation == 2

@@ -17,6 +17,7 @@ from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 from outrider_controller.core.turn import Turn
 
+SETTLE_AGAIN_S: Final = 1.0  # the ranks are still being stopped when the time for news is over: look again then
 ATTACH: Final = "attach"
 ATTACH_WAIT_S: Final = 30.0  # a job that has sent no mark by then is taken for one that never will, until it does
 ENDED_BY_OBSERVATION: Final = frozenset({"keeper-lost", "start-failed"})
@@ -162,16 +163,11 @@ def _timer_fired(turn: Turn, fact: records.TimerFired, before: states.State) -> 
     if fact.timer == ATTACH:
         _runs_without_marks(turn, fact.job)
     elif job.incident is not None and job.incident.decision is None and not job.incident.planned:
-        stopped = (
-            job.attempt is not None
-            and job.attempt.stopped
-            and not any(e.name == "find-checkpoint" for e in job.pending)
-        )
-        if fact.timer == incidents.SETTLE and stopped:
+        if fact.timer == incidents.SETTLE and not incidents.acting(job):
             incidents.conclude(turn, fact.job)
             return
         if fact.timer == incidents.SETTLE:
-            turn.timer(fact.job, incidents.SETTLE, turn.at + 1.0)
+            turn.timer(fact.job, incidents.SETTLE, turn.at + SETTLE_AGAIN_S)
     _proceed(turn, fact.job)
 
 

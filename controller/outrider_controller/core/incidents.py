@@ -85,13 +85,18 @@ def news_is_in(turn: Turn, name: str) -> bool:
     job = turn.job(name)
     if job.incident is None or job.attempt is None or not job.attempt.stopped:
         return False
-    if any(e.name == "find-checkpoint" for e in job.pending):
+    if acting(job):
         return False
     silent = {n.node: n.silent_since or turn.at for n in cases.silent_with_ranks(job, turn.state.nodes)}
     if any(turn.at - since < silence_s(turn.policy) for since in silent.values()):
         return False
     known = set(job.attempt.ended_ranks) | {r for n in (*silent, *job.attempt.gone) for r in cases.ranks_of(job, n)}
     return len(known) >= job.spec.world_size or job.attempt.running_at is None
+
+
+def acting(job: states.JobState) -> bool:
+    """Ranks are still being stopped (a node refuses new ones beside old ones) or the checkpoint is being looked for."""
+    return any(e.name in ("find-checkpoint", "stop-attempt") for e in job.pending)
 
 
 def conclude(turn: Turn, name: str) -> None:
@@ -216,7 +221,7 @@ def plan_attempt(turn: Turn, name: str, nodes: tuple[str, ...], path: str, step:
 
 def waits_for_nodes(job: states.JobState) -> bool:
     """An attempt was decided, none is planned yet."""
-    if job.over or job.state == "held" or any(e.name == "find-checkpoint" for e in job.pending):
+    if job.over or job.state == "held" or acting(job):
         return False
     if job.attempt is None:
         return True
