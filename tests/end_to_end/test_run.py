@@ -136,3 +136,21 @@ def test_one_state_directory_serves_one_run_after_the_other_and_not_two_at_once(
     assert (third.returncode, third.stdout) == (0, "hi\n"), third.stderr
     again = world.run("run", "--job", "other", world.script("print('again')\n", "other.py"))
     assert (again.returncode, again.stdout) == (0, "again\n"), again.stderr
+
+
+def test_three_kills_in_a_row_each_name_the_rank_that_died_first(world: World) -> None:
+    run = world.start("run", *world.counting(40))
+    for attempt, (victim, steps) in enumerate([(0, 6), (1, 0), (1, 6)]):
+        kill_rank(world, attempt, victim, steps)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    incidents = world.document("incidents")["incidents"]
+    assert [incident["suspects"]["ranks"] for incident in incidents] == [[0], [1], [1]]
+    assert {incident["cause"] for incident in incidents} == {"rank-killed"}
+
+
+def kill_rank(world: World, attempt: int, rank: int, steps: int) -> None:
+    """SIGKILL for a rank, once its attempt has done so many steps; at 0 as soon as its process is known."""
+    pids = wait_for(lambda: world.pids(attempt))
+    wait_for(lambda: sum(number == attempt for number, _, _ in world.journal()) >= steps)
+    os.kill(pids[rank], signal.SIGKILL)

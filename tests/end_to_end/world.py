@@ -103,18 +103,20 @@ class World:
         return [tuple(map(int, line.split())) for line in lines]  # type: ignore[misc]
 
     def rows(self) -> list[records.Row]:
-        return [row for _, row in ledger.read(self.state / "ledger.db")] if (self.state / "ledger.db").exists() else []
+        if not (self.state / "logs" / "agent-n0.log").exists() and not (self.state / "controller.json").exists():
+            return []  # the ledger may be half made
+        return [row for _, row in ledger.read(self.state / "ledger.db")]
 
     def recorded(self) -> states.State:
         """The state as `evolve` alone rebuilds it."""
         return evolve.evolve_all(states.State(), self.rows())
 
-    def pids(self, job: str = "job") -> dict[int, int]:
-        """Process of each rank of the newest attempt, as the ledger has it."""
-        started = [
-            row for row in self.rows() if isinstance(row, records.EffectDone) and row.ok and row.result.get("pids")
+    def pids(self, attempt: int = 0) -> dict[int, int]:
+        """Process of each rank of an attempt, as the ledger has it; empty before it runs."""
+        ran = [
+            row.result["pids"] for row in self.rows() if isinstance(row, records.EffectDone) and "pids" in row.result
         ]
-        return {int(rank): pid for rank, pid in started[-1].result["pids"].items()} if started else {}
+        return {int(rank): pid for rank, pid in ran[attempt].items()} if len(ran) > attempt else {}
 
     def agent_pid(self, node: str = "n0") -> int:
         for pid, words in processes(str(self.state)):

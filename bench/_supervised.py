@@ -1,0 +1,174 @@
+"""An 8-rank job under `outrider run`, for the measurements beside this file: start it, kill in it, read the ledger.
+
+Everything is seen from outside: the command is a process, ranks are found in the ledger, their ends in /proc. Times are
+Unix seconds. Nothing here is part of Outrider.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from outrider_controller import ledger, runbook_files
+from outrider_controller.core import records
+
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
+TRAIN: Final = REPOSITORY / "examples" / "llama4d" / "train.py"
+MESH: Final = "dp=2,pp=2,cp=1,tp=2"
+RANKS: Final = 8
+WAIT_S_MAX: Final = 300.0
+POLL_S: Final = 0.005
+
+Found = TypeVar("Found")
+Row = TypeVar("Row", bound=records.Row)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One rank that was killed. ``gone_s``: from the signal until every rank of the attempt was gone."""
+
+    rank: int
+    pid: int
+    signal: str
+    at: float
+    generation: int
+    gone_s: float
+
+
+class Job:
+    """One supervised job in a directory of its own."""
+
+    def __init__(self, name: str, cold: bool = False, checkpoint_every: int = 5, step_floor_s: float = 0.0) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="obench-"))
+        self.name = name
+        self._seen = 0
+        self._rows: list[records.Row] = []
+        arguments = ["--mesh", MESH, "--steps", "100000", "--checkpoint-every", str(checkpoint_every)]
+        arguments += ["--step-floor-s", str(step_floor_s), "--keep-checkpoints", "2"]
+        arguments += ["--checkpoint-dir", str(self.checkpoints), "--metrics", str(self.folder / "metrics.jsonl")]
+        # A flag of the interpreter that changes nothing here, and that a forked process could not have.
+        script = ["--no-python", sys.executable, "-B", str(TRAIN)] if cold else [str(TRAIN)]
+        command = ["run", "--job", name, "--nodes", "2", "--nproc-per-node", "4", "--mesh", MESH]
+        command += ["--checkpoint-dir", str(self.checkpoints), "--runbooks", str(self._patient_runbooks())]
+        environment = os.environ | {"OUTRIDER_STATE": str(self.state), "OUTRIDER_RUNTIME": str(self.folder / "r")}
+        self._log = (self.folder / "run.log").open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "outrider_cli", *command, *script, *arguments],
+            env=environment,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    @property
+    def state(self) -> Path:
+        """Its state directory."""
+        return self.folder / "state"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Its directory of checkpoints."""
+        return self.folder / "checkpoints"
+
+    def end(self) -> None:
+        """Stop it and take its directory away."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(60)
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait(self, what: Callable[[], Found | None], words: str) -> Found:
+        """The first true answer of ``what``."""
+        until = time.monotonic() + WAIT_S_MAX
+        while not (found := what()):
+            if self._process.poll() is not None or time.monotonic() > until:
+                raise SystemExit(f"{self.name}: never saw {words}; {(self.folder / 'run.log').read_text()[-2000:]}")
+            time.sleep(POLL_S)
+        return found
+
+    def rows(self, kind: type[Row]) -> list[Row]:
+        """Every row of a kind so far."""
+        path = self.state / "ledger.db"
+        if (self.state / "controller.json").exists():
+            for number, row in ledger.read(path, self._seen):
+                self._seen = number
+                self._rows.append(row)
+        return [row for row in self._rows if isinstance(row, kind)]
+
+    def first(self, kind: type[Row], **fields: Any) -> Row | None:
+        """The first row of a kind with these values."""
+        wanted = fields.items()
+        return next((row for row in self.rows(kind) if all(getattr(row, k) == v for k, v in wanted)), None)
+
+    def generation(self) -> int:
+        """Of the newest attempt that was planned."""
+        planned = self.rows(records.AttemptPlanned)
+        return planned[-1].generation if planned else 0
+
+    def started(self, generation: int) -> records.EffectDone | None:
+        """The result that tells the processes of an attempt, once it is there."""
+        wanted = [r for r in self.rows(records.EffectRequested) if r.name == "start-attempt"]
+        effect = next((r.effect for r in wanted if r.args["generation"] == generation), None)
+        done = self.first(records.EffectDone, effect=effect) if effect else None
+        return done if done is not None and done.ok else None
+
+    def pids(self, generation: int) -> dict[int, int]:
+        """Process of each rank of an attempt."""
+        done = self.wait(lambda: self.started(generation), f"the ranks of generation {generation}")
+        return {int(rank): pid for rank, pid in done.result["pids"].items()}
+
+    def kill(self, rank: int, signal_number: signal.Signals = signal.SIGKILL) -> Kill:
+        """Kill a rank of the newest attempt and watch until all of its ranks are gone."""
+        generation = self.generation()
+        pids = self.pids(generation)
+        at, began = time.time(), time.monotonic()
+        os.kill(pids[rank], signal_number)
+        while any(_runs(pid) for pid in pids.values()) and time.monotonic() - began < WAIT_S_MAX:
+            time.sleep(POLL_S / 5)
+        gone_s = time.monotonic() - began
+        return Kill(rank, pids[rank], signal_number.name, at, generation, gone_s)
+
+    def _patient_runbooks(self) -> Path:
+        """The runbooks of this version with brakes for as many kills as a measurement wants."""
+        folder = self.folder / "runbooks"
+        folder.mkdir()
+        for file in sorted(runbook_files.BUILT_IN.glob("*.md")):
+            text = re.sub(r"(?m)^(  (?:restarts|same_failure|same_node)): \d+$", r"\1: 0", file.read_text())
+            text = re.sub(r"(?m)^(  attempts_without_checkpoint): \d+$", r"\1: 1000", text)
+            (folder / file.name).write_text(text)
+        return folder
+
+
+def supervised(*arguments: Any, **named: Any) -> Iterator[Job]:
+    """A job for a ``with`` block (through contextlib.contextmanager)."""
+    job = Job(*arguments, **named)
+    try:
+        yield job
+    finally:
+        job.end()
+
+
+def load() -> str:
+    """The load averages of this moment."""
+    return "load " + " ".join(f"{value:.1f}" for value in os.getloadavg())
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
