@@ -68,8 +68,8 @@ def check_runbooks(options: argparse.Namespace) -> int:
 
 def list_checkpoints(options: argparse.Namespace) -> int:
     """Judge a directory of checkpoints."""
-    from outrider_controller import checkpoints
-
+    with errors.extra("controller"):
+        from outrider_controller import checkpoints
     directory = Path(options.directory)
     if not directory.is_dir():
         raise errors.CommandError(f"{directory}: is not a directory; give the job's checkpoint_dir")

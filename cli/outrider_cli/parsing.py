@@ -55,8 +55,10 @@ def _unknown(word: str, known: Sequence[str]) -> str:
 
 def near(word: str, known: Sequence[str]) -> str:
     """``; did you mean ...?`` with the nearest of ``known``, empty where none is near."""
-    matches = difflib.get_close_matches(word, known, n=MATCHES_MAX, cutoff=0.6)
-    return f"; did you mean {' or '.join(matches)}?" if matches else ""
+    words = [each for each in known if "_" not in each]
+    begun = [each for each in words if len(word) > 2 and each.startswith(word)]
+    matches = begun or difflib.get_close_matches(word.replace("_", "-"), words, n=MATCHES_MAX, cutoff=0.6)
+    return f"; did you mean {' or '.join(matches[:MATCHES_MAX])}?" if matches else ""
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
