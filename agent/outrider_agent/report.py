@@ -97,6 +97,9 @@ class Reporter:
     async def _talk(self, connection: client.ClientConnection, welcome: wire.Welcome) -> None:
         self.state, self.why = "connected", ""
         log.info("connected", extra={"controller": welcome.controller_id, "version": welcome.version})
+        forgotten = self._spool.serve(welcome.controller_id)
+        if forgotten:
+            log.warning("what was seen for another controller is forgotten", extra={"observations": forgotten})
         self._spool.acknowledge(welcome.acked_seq)
         self._sent_seq = welcome.acked_seq
         self._results.clear()  # results of orders from before: the controller repeats what it still wants

@@ -134,6 +134,25 @@ class Spool:
         except sqlite3.Error as error:
             self._failed("forget acknowledged observations", error)
 
+    def serve(self, controller_id: str) -> int:
+        """Belong to the history of ``controller_id`` from now on; how many observations of another were forgotten.
+
+        A ledger that was removed begins its generations anew, and what was seen under the old one would be taken for
+        news of the new attempts.
+        """
+        try:
+            row = self._db.execute("SELECT value FROM meta WHERE name = 'controller_id'").fetchone()
+            with self._db:
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES ('controller_id', ?)", (controller_id,))
+        except sqlite3.Error as error:
+            self._failed("note its controller", error)
+            return 0
+        if row is None or row[0] == controller_id:
+            return 0
+        forgotten = self.waiting()
+        self.acknowledge(self.newest)
+        return forgotten
+
     def last_of(self, source: str) -> int:
         """Number of the newest event of ``source`` that is on disk here; 0 for none."""
         try:

@@ -184,3 +184,18 @@ def _fill(kept: spool.Spool, full: bool) -> None:
             pass
     else:
         db.execute("DROP TABLE IF EXISTS filler")
+
+
+def test_what_was_seen_for_another_ledger_is_forgotten_and_for_the_same_one_kept(tmp_path: Path) -> None:
+    kept = spool.Spool(tmp_path / "spool.db")
+    kept.add(observation("before any controller"))
+    assert kept.serve("first") == 0
+    assert texts(kept) == ["before any controller"]
+    assert kept.serve("first") == 0
+    kept.close()
+    again = spool.Spool(tmp_path / "spool.db")
+    assert again.serve("second") == 1
+    assert texts(again) == []
+    number = again.add(observation("after"))
+    assert number is not None
+    assert [one.seq for one in again.after(0, 9, BYTES)] == [number]

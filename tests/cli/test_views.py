@@ -63,7 +63,7 @@ def test_no_incident_is_said_in_words() -> None:
 def test_explain_shows_evidence_alternatives_phases_and_the_timeline(world: World) -> None:
     text = views.explain(projection.explain(world.rows, "job-2"))
     for part in (
-        "node-lost (Host Maintenance), 90% sure",
+        "node-lost, 90% sure",
         "runbooks/node-lost.md",
         "step 50, /ckpt/step-50 (complete)",
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -104,7 +105,9 @@ def _checked(given: dict[str, Any], cls: type, prefix: str, skip: tuple[str, ...
 
 def _value(key: str, value: Any, kind: str) -> Any:
     wanted, words = _KINDS[kind]
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise JobError(f"{key}: {value!r} is not a number of seconds")
         return float(value)
     plain: Any = list(value) if isinstance(value, tuple) else value
     if not isinstance(plain, wanted) or (wanted is int and isinstance(plain, bool)):
