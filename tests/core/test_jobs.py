@@ -32,7 +32,7 @@ def test_job_document_reads_back_to_an_equal_job() -> None:
         ({"nodes": "two"}, "nodes: 'two' is not a whole number"),
         ({"nodes": True}, "nodes: True is not a whole number"),
         ({"mesh": "dp=2,qq=4"}, "mesh: mesh 'dp=2,qq=4': 'qq=4' is not AXIS=SIZE"),
-        ({"mesh": "dp=2,tp=2"}, "mesh: dp=2,tp=2,pp=1,cp=1 has 4 ranks"),
+        ({"mesh": "dp=2,tp=2"}, "mesh: dp=2,tp=2 has 4 ranks"),
         ({"checkpoint_layout": "zip"}, "checkpoint_layout: 'zip' is not one of dcp, megatron"),
         ({"resume": ["--load"]}, "nowhere says {checkpoint}"),
         ({"env": {"A": 1}}, "env: every name and value must be a text"),
