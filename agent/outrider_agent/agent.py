@@ -20,8 +20,8 @@ from typing import Final, TextIO
 
 import msgspec
 
+from outrider import clock as clock_module
 from outrider import places, version, vocabulary, wire
-from outrider_agent import clock as clock_module
 from outrider_agent import exporter, keeper_client, keepers, logs, observe, orders, report, spool, tasks
 from outrider_agent import settings as settings_module
 from outrider_agent.signals import host, ranks

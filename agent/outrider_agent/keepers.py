@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from outrider import clock as clock_module
 from outrider import records
-from outrider_agent import clock as clock_module
 from outrider_agent import keeper_client, observe, spool, standing, tasks
 from outrider_agent.keeper import home
 from outrider_agent.signals import host, ranks

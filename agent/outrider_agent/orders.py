@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from outrider import clock as clock_module
 from outrider import wire
-from outrider_agent import clock as clock_module
 from outrider_agent import keeper_client, keepers, ports, spool, tasks
 from outrider_agent import settings as settings_module
 from outrider_agent.keeper import home

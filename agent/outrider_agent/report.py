@@ -17,8 +17,8 @@ from typing import Final
 import websockets
 from websockets.asyncio import client
 
+from outrider import clock as clock_module
 from outrider import wire
-from outrider_agent import clock as clock_module
 from outrider_agent import codec, dialing, spool
 from outrider_agent import settings as settings_module
 from outrider_agent.signals import ranks

@@ -7,15 +7,14 @@ both may change while the agent lives.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib import parse
 
-NODE_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-NODE_LENGTH_MAX: Final = 63  # the length of a host name's label
+from outrider import addresses, wire
+
 SLOTS_MAX: Final = 1024
 WEBSOCKET_SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
@@ -45,9 +44,9 @@ class Settings:
 def check(settings: Settings) -> Settings:
     """Return ``settings`` when they hold together; raises SettingsError."""
     name = settings.node
-    if not name or len(name) > NODE_LENGTH_MAX or not set(name) <= NODE_LETTERS or name[0] in "-.":
+    if not wire.is_node_name(name):
         raise SettingsError(
-            f"--node {name!r}: a node's name is 1 to {NODE_LENGTH_MAX} letters, digits, '-', '_' or '.', "
+            f"--node {name!r}: a node's name is 1 to {wire.NODE_LENGTH_MAX} letters, digits, '-', '_' or '.', "
             "and begins with a letter or digit"
         )
     if not 1 <= settings.slots <= SLOTS_MAX:
@@ -78,7 +77,7 @@ def websocket_url(url: str) -> str:
     scheme = WEBSOCKET_SCHEMES.get(parts.scheme)
     if scheme is None or not parts.hostname:
         raise SettingsError(f"controller {url!r}: is not an address such as https://controller.example:8470")
-    if scheme == "ws" and not _is_loopback(parts.hostname):
+    if scheme == "ws" and not addresses.is_loopback(parts.hostname):
         raise SettingsError(
             f"controller {url!r}: would carry the node's token unencrypted off this machine; "
             "start the controller with a certificate and give https:// with --ca-file FILE"
@@ -92,12 +91,3 @@ def listen_address(text: str) -> tuple[str, int]:
     if not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
         raise SettingsError(f"--metrics-listen {text!r}: is not HOST:PORT, as in 127.0.0.1:9464")
     return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

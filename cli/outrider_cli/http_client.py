@@ -7,13 +7,13 @@ leaves this machine unencrypted, and redirects are not followed, since they woul
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import json
 import ssl
 from pathlib import Path
 from typing import Any, Final
 from urllib import parse
 
+from outrider import addresses
 from outrider_cli import errors
 
 TIMEOUT_S: Final = 20.0
@@ -116,21 +116,11 @@ def _checked(url: str) -> parse.SplitResult:
         good = False
     if not good:
         raise errors.CommandError(f"controller {url!r}: is not an address such as http://127.0.0.1:8470")
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not addresses.is_loopback(parts.hostname or ""):
         raise errors.CommandError(
             f"controller {url!r}: would carry the token unencrypted off this machine; give https:// with --ca-file FILE"
         )
     return parts
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name stays on this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:

@@ -19,6 +19,9 @@ HEARTBEAT_S: Final = 2.0
 FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
 OBSERVATIONS_PER_FRAME_MAX: Final = 256
 
+NODE_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+NODE_LENGTH_MAX: Final = 63  # the length of a host name's label
+
 ORDER_KINDS: Final = ("prepare", "reserve-port", "start", "stop", "release")
 
 
@@ -125,6 +128,11 @@ class Order:
     generation: int
     args: records.Json = field(default_factory=dict)
     type: str = "order"
+
+
+def is_node_name(name: str) -> bool:
+    """Whether a node may be called so: letters, digits and ``-_.``, beginning with a letter or digit."""
+    return 0 < len(name) <= NODE_LENGTH_MAX and set(name) <= NODE_LETTERS and name[0] not in "-."
 
 
 FromAgent = Hello | Observations | Heartbeat | Marks | OrderResult

@@ -23,8 +23,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from outrider import clock as clock_module
 from outrider import places, version, vocabulary, wire
-from outrider_controller import clock as clock_module
 from outrider_controller import codec, intake, logs, projection, runbook_files, runner, sentences, server
 from outrider_controller import documents as documents_module
 from outrider_controller import effects as effects_module

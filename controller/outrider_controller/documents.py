@@ -12,8 +12,8 @@ import dataclasses
 import json
 from typing import Any, Final
 
+from outrider import clock as clock_module
 from outrider_controller import accounting, projection
-from outrider_controller import clock as clock_module
 from outrider_controller import ledger as ledgers
 from outrider_controller import nodes as nodes_module
 from outrider_controller import progress as progress_module

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from outrider import clock as clock_module
 from outrider_controller import bounded, checkpoints, launchers
-from outrider_controller import clock as clock_module
 from outrider_controller.core import jobs, records
 
 FENCE: Final = ".outrider-fence"

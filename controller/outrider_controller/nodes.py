@@ -12,9 +12,9 @@ import logging
 from collections import deque
 from typing import Any, Final
 
+from outrider import clock as clock_module
 from outrider import records as spoken
 from outrider import wire
-from outrider_controller import clock as clock_module
 from outrider_controller import ledger as ledgers
 from outrider_controller import progress as progress_module
 from outrider_controller import turns as turns_module

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from outrider_controller import clock as clock_module
+from outrider import clock as clock_module
 from outrider_controller import effects as effects_module
 from outrider_controller import ledger as ledgers
 from outrider_controller import turns as turns_module

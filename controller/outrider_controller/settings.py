@@ -6,14 +6,13 @@ tokens would cross the network in clear.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib import parse
 
-from outrider import wire
+from outrider import addresses, wire
 
 PORT_DEFAULT: Final = 8470
 SECRET_BYTES_MAX: Final = 4096
@@ -57,7 +56,7 @@ def check(settings: Settings) -> Settings:
     ):
         if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
             raise SettingsError(f"{option} {path}: is missing or this user may not read it")
-    if not settings.tls and not _is_loopback(settings.address):
+    if not settings.tls and not addresses.is_loopback(settings.address):
         raise SettingsError(
             f"--address {settings.address}: is not loopback, and without TLS the tokens would cross the network "
             "in clear. Give --tls-cert FILE and --tls-key FILE, or leave the address at 127.0.0.1"
@@ -91,12 +90,3 @@ def _check_webhook(settings: Settings) -> None:
         raise SettingsError(
             f"--webhook {settings.webhook_url!r}: is not an address such as https://hooks.example/outrider"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 from typing import Final
 
+from outrider import wire
+
 TOKEN_BYTES: Final = 32
 TOKEN_CHARS_MAX: Final = 512
 NODES_MAX: Final = 65536
 SETTLED_NS: Final = 1_000_000_000
-NODE_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-NODE_LENGTH_MAX: Final = 63
 
 
 class TokenError(Exception):
@@ -53,9 +53,9 @@ class Tokens:
 
     def node_file(self, node: str) -> Path:
         """Path of a node's token; raises TokenError for a name that no node can have."""
-        if not node or len(node) > NODE_LENGTH_MAX or not set(node) <= NODE_LETTERS or node[0] in "-.":
+        if not wire.is_node_name(node):
             raise TokenError(
-                f"node {node[:NODE_LENGTH_MAX]!r}: a node's name is 1 to {NODE_LENGTH_MAX} letters, digits, '-', '_' "
+                f"node {node[: wire.NODE_LENGTH_MAX]!r}: a node's name is 1 to {wire.NODE_LENGTH_MAX} letters, digits, '-', '_' "
                 "or '.', and begins with a letter or digit"
             )
         return self._nodes / node

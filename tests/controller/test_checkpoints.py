@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from outrider_controller import checkpoints, clock, effects, manifests
+from outrider import clock
+from outrider_controller import checkpoints, effects, manifests
 from outrider_controller.core import jobs, records
 from outrider_controller.launchers import agents, orders
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from outrider import wire
-from outrider_controller import clock, launchers
+from outrider import clock, wire
+from outrider_controller import launchers
 from outrider_controller.core import jobs
 from outrider_controller.launchers import agents, orders
 from tests.controller import house

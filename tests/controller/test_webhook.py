@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from outrider_controller import clock, ledger
+from outrider import clock
+from outrider_controller import ledger
 from outrider_controller.actions import webhook
 from tests.controller import house
 

@@ -17,7 +17,7 @@ from urllib import parse
 
 import httpx
 
-from outrider_controller import clock as clock_module
+from outrider import clock as clock_module
 
 TRIES_MAX: Final = 4
 BACKOFF_FIRST_S: Final = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette import types
 
-from outrider_controller import clock as clock_module
+from outrider import clock as clock_module
 from outrider_controller.intake import failures
 
 

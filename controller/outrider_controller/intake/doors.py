@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 import fastapi
 from fastapi import security
 
-from outrider_controller import clock as clock_module
+from outrider import clock as clock_module
 from outrider_controller import documents as documents_module
 from outrider_controller import nodes as nodes_module
 from outrider_controller import tokens as tokens_module

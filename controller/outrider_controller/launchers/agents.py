@@ -12,9 +12,9 @@ import logging
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Final
 
+from outrider import clock as clock_module
 from outrider import records as spoken
 from outrider import wire
-from outrider_controller import clock as clock_module
 from outrider_controller import launchers
 from outrider_controller.core import jobs
 from outrider_controller.launchers import orders as orders_module

@@ -15,8 +15,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import Final
 
+from outrider import clock as clock_module
 from outrider import wire
-from outrider_controller import clock as clock_module
 from outrider_controller import codec
 
 FRAMES_WAITING_MAX: Final = 1024
