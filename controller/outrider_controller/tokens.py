@@ -55,8 +55,8 @@ class Tokens:
         """Path of a node's token; raises TokenError for a name that no node can have."""
         if not wire.is_node_name(node):
             raise TokenError(
-                f"node {node[: wire.NODE_LENGTH_MAX]!r}: a node's name is 1 to {wire.NODE_LENGTH_MAX} letters, digits, '-', '_' "
-                "or '.', and begins with a letter or digit"
+                f"node {node[: wire.NODE_LENGTH_MAX]!r}: a node's name is 1 to {wire.NODE_LENGTH_MAX} letters, "
+                "digits, '-', '_' or '.', and begins with a letter or digit"
             )
         return self._nodes / node
 
