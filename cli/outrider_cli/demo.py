@@ -35,6 +35,7 @@ RANKS_MAX: Final = 64  # of one machine that has to run all of them
 SPARES: Final = 1
 FOLDER: Final = "demo"  # within the state directory: checkpoints, metrics and the reference
 STEPS_NAMED_MAX: Final = 10
+DEMOS_KEPT_MAX: Final = 5  # fresh state directories of past demos, to be looked at with status and incidents
 EXIT_SIGNALLED: Final = 128
 EXAMPLES: Final = """\
 examples:
@@ -148,6 +149,8 @@ def demo(options: argparse.Namespace) -> int:
     under = parts.Supervision(plan, injector)
     _introduce(under, job, options)
     outcome = asyncio.run(under.run())
+    if options.state is None:
+        under.cluster.forget()
     if outcome.state not in ("completed", "failed") or outcome.code >= EXIT_SIGNALLED:
         return int(outcome.code)
     compared = _compare(under, job, state)
@@ -186,6 +189,11 @@ def _spec(job: demo_job.DemoJob, nodes: int, state: Path) -> jobs.JobSpec:
 
 def _fresh_state() -> Path:
     base = serve.prepared_state(None)
+    old = sorted(base.glob("demo-*"), key=lambda path: path.stat().st_mtime)
+    for folder in old[: 1 - DEMOS_KEPT_MAX]:
+        # One that was cut off still says where its controller was; it may be taken up again.
+        if not (folder / "controller.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
     try:
         return places.make_private(Path(tempfile.mkdtemp(prefix="demo-", dir=base)))
     except OSError as error:

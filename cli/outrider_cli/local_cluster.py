@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,11 @@ class LocalCluster:
             self._wait(agents + keepers, END_GRACE_S)
         _signal_all([pid for pid in (*agents, *keepers, *ranks) if processes.alive(pid)], signal.SIGKILL)
         return self._wait([*agents, *keepers, *ranks], END_GRACE_S)
+
+    def forget(self) -> None:
+        """Take the runtime directories away, once everything has ended and nobody comes back to this state."""
+        for watched in self._hosts.values():
+            shutil.rmtree(watched.runtime, ignore_errors=True)
 
     def _wait(self, pids: list[int], timeout_s: float) -> list[int]:
         left = processes.wait_gone(pids, timeout_s)

@@ -9,7 +9,7 @@ from collections import Counter
 from outrider_controller.core import records
 from tests.end_to_end.world import COUNTING_JOB, World, wait_for
 
-STEPS = 60
+STEPS = 45
 
 
 def test_ranks_train_on_while_their_agent_is_killed_and_started_again(world: World) -> None:

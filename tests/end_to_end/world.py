@@ -28,8 +28,21 @@ rank, attempt = int(os.environ["RANK"]), os.environ["OUTRIDER_ATTEMPT"]
 resume = os.environ["OUTRIDER_RESUME_FROM"]
 done = int(pathlib.Path(resume).name.rpartition("-")[2]) if resume else 0
 run = outrider.attach(mesh=f"dp={os.environ['WORLD_SIZE']}")
+peers = sys.argv[4:] == ["coupled"] and folder / f"peers-{attempt}"
+
+def check_peers():  # as a collective would: a peer that has gone without a word is an error
+    peers.mkdir(exist_ok=True)
+    (peers / str(rank)).write_text(str(os.getpid()))
+    for peer in peers.glob("[0-9]*"):
+        if (pid := peer.read_text()) and not (peers / f"done-{peer.name}").exists():
+            stat = pathlib.Path(f"/proc/{pid}/stat")
+            if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX":
+                raise ConnectionResetError("Connection reset by peer")
+
 for step in range(done + 1, steps + 1):
     time.sleep(step_s)
+    if peers:
+        check_peers()
     run.step(step, tokens=8, loss=1 / step, grad_norm=1.0)
     if rank == 0:
         with open(folder / "journal", "a") as journal:
@@ -42,6 +55,8 @@ for step in range(done + 1, steps + 1):
             final.parent.mkdir(exist_ok=True)
             draft.rename(final)
             run.checkpoint_saved(str(final), step)
+if peers:
+    (peers / f"done-{rank}").touch()
 """
 
 
