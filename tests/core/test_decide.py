@@ -299,3 +299,20 @@ def test_node_that_returns_with_ranks_of_an_older_attempt_is_told_to_end_them_be
     assert world.job.attempt.generation == 1
     world.unmute()
     assert world.job.attempt.generation == 2
+
+
+@pytest.mark.parametrize("end", [{"signal": "SIGTERM"}, {"code": 0}])
+def test_ranks_that_their_keeper_ended_by_itself_are_an_incident_and_no_completion(end: dict[str, object]) -> None:
+    world = World(nodes=1, spares=0).submit().train(4, save_every=2).die(1, echoes=False, asked=True, **end)
+    assert world.of(records.Diagnosed)[-1].cause == "rank-killed"
+    assert "its keeper" in world.of(records.Diagnosed)[-1].sentence
+    world.train(5)
+    assert (world.job.state, world.job.attempts) == ("training", 2)
+
+
+def test_node_that_lost_its_keeper_while_the_controller_was_away_is_not_taken_for_a_lost_node() -> None:
+    world = World(nodes=1, spares=1).submit().train(4, save_every=2).silence("n0").wait(1).join("n0")
+    assert world.of(records.Diagnosed)[-1].cause == "rank-killed"
+    assert world.job.attempt is not None
+    assert world.job.attempt.placement == ("n0",)
+    assert world.state.nodes["n0"].mark == "clear"

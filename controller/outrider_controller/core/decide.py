@@ -49,9 +49,12 @@ def _node_joined(turn: Turn, fact: records.NodeJoined, before: states.State) -> 
         _stop_stale(turn, fact.node, keeper)
     for name, job in tuple(turn.state.jobs.items()):
         if evolving.lost_its_ranks(job, fact) and job.attempt is not None and not job.attempt.stop_wanted:
-            since = before.nodes[fact.node].silent_since if fact.node in before.nodes else None
-            text = f"node {fact.node} came back without the ranks it had"
-            _interrupt(turn, name, since or turn.at, fact.job_steps.get(name), text, "node-returned")
+            old = before.nodes.get(fact.node)
+            since = old.silent_since if old is not None else None
+            text, by = f"node {fact.node} came back without the ranks it had", "node-returned"
+            if old is not None and old.boot_id == fact.boot_id:  # the host was there all the time
+                text, by = f"{text} and was not booted anew: their keeper is gone", "keeper-lost"
+            _interrupt(turn, name, since or turn.at, fact.job_steps.get(name), text, by)
         _proceed(turn, name)
 
 
@@ -99,16 +102,28 @@ def _rank_exited(turn: Turn, fact: records.Observed, job: states.JobState) -> No
     assert attempt is not None
     exit_ = evolving.rank_exit(fact.observation)
     failed = exit_.signal is not None or exit_.code != 0
-    if failed and not exit_.asked and not attempt.stop_wanted:
+    if attempt.stop_wanted:
+        return
+    if exit_.asked:
+        # Who told it was not us, or it was us because the start has failed; then the start's result comes next.
+        if attempt.running_at is not None:
+            _ended_by_its_keeper(turn, fact.job, exit_, fact.job_step)
+    elif failed:
         _interrupt(turn, fact.job, exit_.at, fact.job_step, fact.observation.text, "rank-exited")
-    elif not attempt.stop_wanted and len(attempt.ended_ranks) == job.spec.world_size:
+    elif len(attempt.ended_ranks) == job.spec.world_size:
         _complete(turn, fact.job)
+
+
+def _ended_by_its_keeper(turn: Turn, name: str, exit_: spoken.RankExit, step: int | None) -> None:
+    """A keeper that is told to end (its host shuts down) ends its ranks; the job is broken, with whatever status."""
+    text = f"rank {exit_.rank} was told to end by its keeper and not by the controller: the keeper itself was ended"
+    _interrupt(turn, name, exit_.at, step, text, "keeper-lost")
 
 
 def _complete(turn: Turn, name: str) -> None:
     job = turn.job(name)
     assert job.attempt is not None
-    assert all(e.code == 0 for _, e in job.attempt.exits)
+    assert all(e.code == 0 and not e.asked for _, e in job.attempt.exits)
     turn.move(name, "completed", f"all {job.spec.world_size} ranks ended with status 0")
     incidents.end_job(turn, name)
 
@@ -208,7 +223,10 @@ def _started(turn: Turn, fact: records.EffectDone) -> None:
             text = f"the attempt could not be started: {fact.error}"
             _interrupt(turn, fact.job, turn.at, fact.job_step, text, "start-failed")
         return
-    if not job.speaks and not job.attempt.stop_wanted:
+    told = [exit_ for _, exit_ in job.attempt.exits if exit_.asked]
+    if told and not job.attempt.stop_wanted:
+        _ended_by_its_keeper(turn, fact.job, told[0], fact.job_step)
+    elif not job.speaks and not job.attempt.stop_wanted:
         turn.timer(fact.job, ATTACH, turn.at + ATTACH_WAIT_S)
 
 
