@@ -209,8 +209,11 @@ def _clear_what_is_over(plan: supervision.Plan) -> None:
 
 
 def _check_json_file(name: str | None) -> None:
-    if name is not None and not os.access(Path(name).absolute().parent, os.W_OK):
-        raise errors.CommandError(f"--json {name}: its directory does not exist or may not be written")
+    if name is None:
+        return
+    path = Path(name).absolute()
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise errors.CommandError(f"--json {name}: cannot be written; give a file in a directory that exists")
 
 
 def _introduce(under: supervision.Supervision, job: demo_job.DemoJob, options: argparse.Namespace) -> None:
@@ -269,9 +272,10 @@ def _statement(compared: demo_job.Comparison, same_mesh: bool) -> str:
         return "A restart changed the mesh, so losses are not compared bit for bit."
     if compared.equal:
         again = compared.lines - compared.steps
+        lost = f"{again} lost steps were trained again and gave the same bits" if again else "no step was trained twice"
         return (
-            f"Loss and gradient norm of all {compared.steps} steps equal the uninterrupted run bit for bit; "
-            f"{again} lost steps were trained again and gave the same bits. The hosts were simulated on one machine."
+            f"Loss and gradient norm of all {compared.steps} steps equal the uninterrupted run bit for bit; {lost}. "
+            "The hosts were simulated on one machine."
         )
     which = [f"different at steps {_some(compared.different)}"] if compared.different else []
     which += [f"missing steps {_some(compared.missing)}"] if compared.missing else []
