@@ -197,6 +197,17 @@ def test_an_idle_keeper_that_nobody_can_reach_any_more_leaves(nest: Nest) -> Non
     nest.run(story)
 
 
+def test_a_keeper_with_ranks_whose_socket_was_deleted_can_be_reached_again(nest: Nest) -> None:
+    async def story(nest: Nest) -> None:
+        started = await nest.start(nest.script(SLEEP))
+        nest.home.socket.unlink()
+        await nest.let_go()
+        await until(nest.home.socket.exists)
+        assert [rank.pid for rank in (await nest.adopt()).hello.state.ranks] == list(started.pids.values())
+
+    nest.run(story)
+
+
 def test_a_keeper_that_is_told_to_end_stops_its_ranks_first_and_keeps_their_ends(nest: Nest) -> None:
     async def story(nest: Nest) -> None:
         keeper = await nest.open()

@@ -21,6 +21,7 @@ from outrider_agent.keeper import command, environment, gate, journal, launch, o
 from outrider_agent.keeper import home as homes
 
 FAR_S: Final = 86_400.0  # even unacknowledged events hold an idle keeper no longer than a day
+DOOR_LOOK_S: Final = 1.0  # between two looks, while nobody is in, at whether the socket is still there
 LOOK_S: Final = 0.1  # at least, between two looks of an idle keeper at what it lives in
 TERMINATED_GRACE_S: Final = 2.0  # for the ranks, when the keeper itself is told to end
 
@@ -80,6 +81,8 @@ class Keeper:
                 self._serve(fd)
             for rank in self._ranks.kill_due(time.monotonic()):
                 _say(f"rank {rank} had its grace and was killed")
+            if self._ranks:
+                self._door.reopen()
         self._leave()
         return 0
 
@@ -315,6 +318,8 @@ class Keeper:
         due = [at for at in (self._ranks.next_kill_at(), self._leaving_at()) if at is not None]
         if not self._ranks:
             due.append(now + max(self._settings.linger_s, LOOK_S))  # to see whether the socket is still there
+        elif self._door.client is None:
+            due.append(now + DOOR_LOOK_S)
         return max(0.0, min(due) - now) if due else None
 
     def _leaving_at(self) -> float | None:

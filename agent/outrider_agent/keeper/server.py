@@ -27,13 +27,10 @@ class Door:
     """The listening socket and the client that is in, registered with the keeper's epoll."""
 
     def __init__(self, home: homes.Home, epoll: select.epoll) -> None:
-        path = homes.socket_path(home)
+        self._path = homes.socket_path(home)
         home.socket.unlink(missing_ok=True)  # left by a keeper that died; the lock says that none lives
         self._epoll = epoll
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        self.listener.bind(path)
-        os.chmod(path, 0o600)
-        self.listener.listen(8)
+        self.listener = _listening(self._path)
         self.client: socket.socket | None = None
         self._in = b""
         self._out = b""
@@ -55,6 +52,19 @@ class Door:
         self.client = client
         self._epoll.register(client.fileno(), select.EPOLLIN)
         return True
+
+    def reopen(self) -> None:
+        """Listen anew when nobody is in and the socket's file is gone: ranks must not be out of everyone's reach."""
+        if self.client is not None or os.path.lexists(self._path):
+            return
+        try:
+            listener = _listening(self._path)
+        except OSError:
+            return  # its directory is gone too; that is looked at again
+        self._epoll.unregister(self.listener.fileno())
+        self.listener.close()
+        self.listener = listener
+        self._epoll.register(self.listener.fileno(), select.EPOLLIN)
 
     def part(self) -> None:
         """Let go of the client, if any."""
@@ -119,6 +129,18 @@ class Door:
             return
         wanted = select.EPOLLIN | (select.EPOLLOUT if self._out else 0)
         self._epoll.modify(self.client.fileno(), wanted)
+
+
+def _listening(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(8)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _peer_uid(client: socket.socket) -> int:
