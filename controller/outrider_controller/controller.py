@@ -133,7 +133,7 @@ class Controller:
             self._opened.push_async_callback(closing)
         self._turns.start()
         resumed = self._runner.resume()
-        self._spawn("timers", runner.Timers(self._turns, self.clock).run)
+        self._spawn("timers", runner.Timers(self._turns, self.clock, self.nodes.job_step).run)
         self._spawn("watch-nodes", self.nodes.watch)
         self._spawn("series", self._keep_series)
         self._spawn("warm-spares", self._warm_spares)

@@ -62,8 +62,6 @@ class Nodes:
 
     async def join(self, hello: wire.Hello) -> int:
         """Record that a node is there; the number up to which its spool is in the ledger. Raises LedgerError."""
-        steps = {name: self.job_step(name) for name, job in self._turns.state.jobs.items() if not job.over}
-        known_steps = {name: step for name, step in steps.items() if step is not None}
         joined = records.NodeJoined(
             self._clock.now(),
             hello.node,
@@ -73,7 +71,7 @@ class Nodes:
             hello.supervises,
             hello.simulated,
             hello.keepers,
-            known_steps,
+            self._job_steps(),
         )
         await self._turns.submit((joined,))
         self.versions[hello.node] = hello.version
@@ -133,6 +131,10 @@ class Nodes:
             if now - self._began_monotonic > patience_s and self._turns.stopped is None:
                 await self._never_returned()
 
+    def _job_steps(self) -> records.Json:
+        steps = {name: self.job_step(name) for name, job in self._turns.state.jobs.items() if not job.over}
+        return {name: step for name, step in steps.items() if step is not None}
+
     def job_step(self, job: str) -> int | None:
         """Newest step that the job's current attempt is known to have finished."""
         found, state = self._progress.of(job), self._turns.state.jobs.get(job)
@@ -163,7 +165,7 @@ class Nodes:
         known = state.nodes.get(node)
         if node in self._links.links or known is None or known.silent_since is not None:
             return []
-        return [records.NodeSilent(self._clock.now(), node, since)]
+        return [records.NodeSilent(self._clock.now(), node, since, self._job_steps())]
 
     async def _observations(self, link: orders.Link, message: wire.Observations) -> None:
         node, spool_id = link.hello.node, link.hello.spool_id

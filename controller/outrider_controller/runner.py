@@ -100,9 +100,12 @@ class EffectRunner:
 class Timers:
     """Brings TimerFired for every deadline in the state."""
 
-    def __init__(self, turns: turns_module.Turns, clock: clock_module.Clock) -> None:
+    def __init__(
+        self, turns: turns_module.Turns, clock: clock_module.Clock, job_step: Callable[[str], int | None]
+    ) -> None:
         self._turns = turns
         self._clock = clock
+        self._job_step = job_step
 
     async def run(self) -> None:
         """Wait for the nearest deadline or a change, for ever."""
@@ -131,4 +134,4 @@ class Timers:
         """Deadlines that have passed and are still wanted, the oldest first."""
         now = self._clock.now()
         due = sorted((at, name, timer) for name, job in state.jobs.items() for timer, at in job.timers if at <= now)
-        return [records.TimerFired(now, name, timer) for _, name, timer in due]
+        return [records.TimerFired(now, name, timer, self._job_step(name)) for _, name, timer in due]

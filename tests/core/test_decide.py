@@ -30,10 +30,38 @@ def test_job_waits_for_nodes_and_starts_when_they_come() -> None:
 
 
 def test_silent_agent_alone_never_interrupts_a_training_job() -> None:
-    world = World().submit().train(3).silence("n0").wait(3600).train(5)
+    world = World().submit().train(3).silence("n0")
+    for _ in range(60):
+        world.wait(59).train(world.step + 1)
     assert world.job.state == "training"
     assert not world.of(records.IncidentOpened)
     world.join("n0", holds=True).train(6)
+    assert not world.of(records.IncidentOpened)
+
+
+def test_silent_node_and_a_job_that_stands_still_are_two_signs_and_a_spare_steps_in() -> None:
+    world = World().submit().train(4, save_every=2).silence("n1").wait(50)
+    assert not world.of(records.IncidentOpened)
+    since = world.state.nodes["n1"].silent_since
+    world.wait(30)
+    assert world.of(records.IncidentOpened)[-1].fault_at == since
+    assert (world.cause, world.decision) == ("node-lost", "restart-without-suspect")
+    world.train(5)
+    assert world.job.incident is None
+
+
+def test_job_of_which_no_node_is_heard_is_left_alone_and_said_to_be_out_of_sight() -> None:
+    world = World(nodes=1).submit().train(4).silence("n0").wait(600)
+    assert not world.of(records.IncidentOpened)
+    assert "a person should look" in world.of(records.Noted)[-1].text
+    world.ask("hold").wait(20).ask("approve")
+    assert world.job.attempt is not None
+    assert world.job.attempt.placement == ("n1",), "a person who says so has it moved"
+
+
+def test_job_without_marks_is_never_taken_for_standing_still() -> None:
+    world = World(speaks=False).submit().wait(60).silence("n1").wait(600)
+    assert world.job.state == "training"
     assert not world.of(records.IncidentOpened)
 
 
@@ -61,7 +89,10 @@ def test_node_without_a_spare_is_waited_for_and_used_again_when_it_returns() -> 
 
 
 def test_rank_killed_elsewhere_is_blamed_though_another_agent_has_been_silent_for_long() -> None:
-    world = World().submit().train(3).silence("n0").wait(600).die(3, signal="SIGKILL").wait(20)
+    world = World().submit().train(3).silence("n0")
+    for _ in range(10):
+        world.wait(50).train(world.step + 1)
+    world.die(3, signal="SIGKILL").wait(20)
     found = world.of(records.Diagnosed)[-1]
     assert (found.cause, found.ranks) == ("rank-killed", (3,))
     assert world.decision == "restart-without-suspect"

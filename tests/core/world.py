@@ -190,7 +190,7 @@ class World:
     def silence(self, node: str) -> World:
         """An agent is not heard any more; its ranks, if any, go on."""
         self.silent.add(node)
-        return self.feed(records.NodeSilent(self.now, node, self.now))
+        return self.feed(records.NodeSilent(self.now, node, self.now, {self.name: self.step} if self.step else {}))
 
     def finish(self) -> World:
         """Every rank ends with status 0."""
@@ -210,7 +210,7 @@ class World:
             if not due:
                 break
             self.now = max(self.now, due[0][0])
-            self.feed(records.TimerFired(self.now, self.name, due[0][1]))
+            self.feed(records.TimerFired(self.now, self.name, due[0][1], self.step or None))
         self.now = end
         return self
 

@@ -15,6 +15,7 @@ from outrider_controller.core import evolve as evolving
 from outrider_controller.core import incidents, records
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
+from outrider_controller.core.diagnosis import case as cases
 from outrider_controller.core.turn import Turn
 
 SETTLE_AGAIN_S: Final = 1.0  # the ranks are still being stopped when the time for news is over: look again then
@@ -74,8 +75,33 @@ def _stop_stale(turn: Turn, node: str, keeper: spoken.KeeperState) -> None:
 
 def _node_silent(turn: Turn, fact: records.NodeSilent, before: states.State) -> None:
     for name, job in tuple(turn.state.jobs.items()):
-        if job.incident is not None and job.attempt is not None and fact.node in job.attempt.placement:
+        if job.attempt is not None and fact.node in job.attempt.placement:
             incidents.arm_silence(turn, name)
+            incidents.arm_absence(turn, name)
+
+
+def _absent(turn: Turn, fact: records.TimerFired, before: states.State) -> None:
+    """A node is still silent. With its job at a stand while other nodes of it are heard, that is a fault.
+
+    Where no node of the job is heard, silence is all there is, and nothing is done on silence alone.
+    """
+    job = turn.job(fact.job)
+    silent = cases.silent_with_ranks(job, turn.state.nodes)
+    old = before.jobs[fact.job].absent_step
+    stands = fact.job_step == old
+    if not silent or job.attempt is None or job.attempt.stop_wanted:
+        return
+    if not stands:
+        incidents.arm_absence(turn, fact.job)
+        return
+    names = ", ".join(n.node for n in silent)
+    since = min(n.silent_since or turn.at for n in silent)
+    if len(silent) == len(job.attempt.placement):
+        text = f"no node of {fact.job} is heard ({names}), so nothing tells whether it trains; a person should look"
+        turn.note(fact.job, text)
+        return
+    text = f"{names} is silent and the job has finished no step for {turn.at - since:.0f} s"
+    _interrupt(turn, fact.job, since, fact.job_step, text, "node-silent")
 
 
 def _observed(turn: Turn, fact: records.Observed, before: states.State) -> None:
@@ -177,6 +203,8 @@ def _timer_fired(turn: Turn, fact: records.TimerFired, before: states.State) -> 
         return
     if fact.timer == ATTACH:
         _runs_without_marks(turn, fact.job)
+    elif fact.timer == incidents.ABSENT:
+        _absent(turn, fact, before)
     elif job.incident is not None and job.incident.decision is None and not job.incident.planned:
         if fact.timer == incidents.SETTLE and not incidents.acting(job):
             incidents.conclude(turn, fact.job)

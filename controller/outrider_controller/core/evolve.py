@@ -100,6 +100,9 @@ def _node_silent(state: State, row: records.NodeSilent) -> State:
     node = state.nodes.get(row.node)
     if node is None or node.silent_since is not None:
         return state
+    for name, job in state.jobs.items():
+        if job.attempt is not None and row.node in job.attempt.placement:
+            state = _change(state, name, absent_step=row.job_steps.get(name))
     return _put_node(state, dataclasses.replace(node, silent_since=row.since))
 
 
@@ -167,6 +170,11 @@ def _checkpoint_saved(state: State, row: records.CheckpointSaved) -> State:
         return state
     state = _attempt(state, row.job, row.generation, checkpoint_step=row.step)
     return _change(state, row.job, newest_checkpoint_step=max(job.newest_checkpoint_step, row.step))
+
+
+def _timer_fired(state: State, row: records.TimerFired) -> State:
+    state = _timer_gone(state, row)
+    return _change(state, row.job, absent_step=row.job_step) if row.timer == "absent" else state
 
 
 def _timer_gone(state: State, row: records.TimerFired | records.TimerCancelled) -> State:
@@ -305,7 +313,7 @@ _HANDLERS: dict[type, Callable[[State, Any], State]] = {
     records.Training: _training,
     records.StepReached: _step_reached,
     records.CheckpointSaved: _checkpoint_saved,
-    records.TimerFired: _timer_gone,
+    records.TimerFired: _timer_fired,
     records.TimerCancelled: _timer_gone,
     records.TimerSet: _timer_set,
     records.EffectRequested: _effect_requested,

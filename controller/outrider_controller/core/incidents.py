@@ -16,6 +16,7 @@ from outrider_controller.core.turn import Turn
 
 SETTLE = "settle"
 SILENCE = "silence"
+ABSENT = "absent"
 
 
 def open_incident(
@@ -74,10 +75,23 @@ def arm_silence(turn: Turn, name: str) -> None:
     turn.timer(name, SILENCE, max(due, turn.at))
 
 
+def arm_absence(turn: Turn, name: str) -> None:
+    """Look again at a job that goes on though a node of it is silent. A job without marks shows nothing to look at."""
+    job = turn.job(name)
+    attempt = job.attempt
+    running = attempt is not None and attempt.training_at is not None and not attempt.stop_wanted
+    if job.speaks and running and not job.over and cases.silent_with_ranks(job, turn.state.nodes):
+        turn.timer(name, ABSENT, turn.at + _of_lost_nodes(turn.policy).absent_s)
+
+
 def silence_s(policy: policies.Policy) -> float:
     """How long a node must be silent to count as lost."""
+    return _of_lost_nodes(policy).silence_s
+
+
+def _of_lost_nodes(policy: policies.Policy) -> policies.Limits:
     cause = cases.cause_of(policy, node="lost")
-    return policy.rule(cause).limits.silence_s if cause else 0.0
+    return policy.rule(cause).limits if cause else policies.Limits()
 
 
 def news_is_in(turn: Turn, name: str) -> bool:

@@ -56,6 +56,7 @@ class Limits:
     window_s: float = 3600.0
     settle_s: float = 10.0  # how long news of the other ranks is waited for before a diagnosis
     silence_s: float = 5.0  # how long a node must be silent before it counts as lost
+    absent_s: float = 60.0  # how long a silent node and a job that finishes no step together are waited for
     then: str = "hold-for-person"  # what is done once a limit is reached
 
 

@@ -56,6 +56,7 @@ class NodeSilent:
     at: float
     node: str
     since: float  # last moment the agent was heard
+    job_steps: Json = field(default_factory=dict)  # newest finished step of each live job, as the shell knows it
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class TimerFired:
     at: float
     job: str
     timer: str
+    job_step: int | None = None
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ class JobState:
     resume_path: str = ""  # what find-checkpoint last answered; empty for the beginning
     resume_step: int = 0
     watch_step: int | None = None  # the shell reports StepReached once this step is finished
+    absent_step: int | None = None  # newest finished step when a node of it fell silent, or was last looked for
     step_s: float | None = None
     restart_s: float | None = None  # how long the latest attempt took from plan to first step
     speaks: bool = False  # some attempt of it has attached
