@@ -99,7 +99,11 @@ class Supervision:
         try:
             self._listen_for_signals()
             await self._begin(found)
+            if self._stop_asked and self.plan.spec.name not in self._controller.state.jobs:
+                return self._never_begun()
             return await self._until_over()
+        except ledger.LedgerError as error:  # on a disk that is full or gone
+            raise errors.CommandError(str(error)) from error
         finally:
             self.line.clear()
             left = await asyncio.to_thread(self.cluster.close, len(self._stop_asked) > 1)
@@ -127,6 +131,8 @@ class Supervision:
         if not found.adopt and not self._stop_asked:
             self._output = self._rank_output(job.attempts if job else 0)
             await self._controller.submit_job(self.plan.spec, "outrider run")
+            if self._stop_asked:  # while it was being taken
+                await self._stop()
 
     def _rank_output(self, first: int) -> rank_output.RankOutput:
         spec = self.plan.spec
@@ -204,6 +210,11 @@ class Supervision:
             code = vocabulary.EXIT_COULD_NOT
         return Outcome(code, job.state, status["sentence"], status["mesh"], report)
 
+    def _never_begun(self) -> Outcome:
+        code = EXIT_SIGNALLED + self._stop_asked[0]
+        sentence = f"{self.plan.spec.name} was not begun"
+        return Outcome(code, "failed", sentence, self.plan.spec.mesh or None, {"elapsed_s": 0.0, "incidents": []})
+
     def _listen_for_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -221,7 +232,8 @@ class Supervision:
 
     async def _stop(self) -> None:
         name = self.plan.spec.name
-        if name in self._controller.state.jobs and not self._controller.state.jobs[name].over:
+        job = self._controller.state.jobs.get(name)
+        if job is not None and not job.over and not unfinished.being_stopped(job):
             await self._controller.ask_job(name, "stop", f"a person ({self._stop_asked[0].name})")
 
 

@@ -38,11 +38,11 @@ def look(state: Path, spec: jobs.JobSpec) -> Found:
     for name, job in known.jobs.items():
         if job.over:
             continue
-        if job.spec == spec and not _being_stopped(job):
+        if job.spec == spec and not being_stopped(job):
             adopt = True
             continue
         pids = [pid for node in known.nodes for pid in local_cluster.keeper_pids(places.runtime_dir(state, node), name)]
-        if pids and not _being_stopped(job):
+        if pids and not being_stopped(job):
             raise errors.CommandError(
                 f"{state}: job {name} is unfinished and its ranks still run (keepers {', '.join(map(str, pids))}). "
                 "Its own command line takes it up again; SIGTERM to these ends it; --state DIR leaves it alone"
@@ -51,6 +51,6 @@ def look(state: Path, spec: jobs.JobSpec) -> Found:
     return Found(adopt, tuple(give_up))
 
 
-def _being_stopped(job: states.JobState) -> bool:
+def being_stopped(job: states.JobState) -> bool:
     """A person has asked for its end, and the run that was asked did not live to see it."""
     return job.incident is not None and job.incident.wanted == "stop"

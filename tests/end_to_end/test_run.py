@@ -94,6 +94,16 @@ def test_ctrl_c_stops_the_ranks_first_and_says_so(world: World) -> None:
     assert world.recorded().jobs["job"].state == "failed"
 
 
+def test_ctrl_c_before_the_job_is_taken_ends_the_run_without_it(world: World) -> None:
+    run = world.start("run", *world.counting(1000))
+    wait_for((world.state / "controller.json").exists)
+    os.kill(run.pid, signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err
+    assert "unexpected" not in err
+    assert world.left() == []
+
+
 def test_the_second_ctrl_c_ends_everything_at_once(world: World) -> None:
     stubborn = (
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"
@@ -154,3 +164,14 @@ def kill_rank(world: World, attempt: int, rank: int, steps: int) -> None:
     pids = wait_for(lambda: world.pids(attempt))
     wait_for(lambda: sum(number == attempt for number, _, _ in world.journal()) >= steps)
     os.kill(pids[rank], signal.SIGKILL)
+
+
+def test_a_reader_that_leaves_does_not_end_the_job(world: World) -> None:
+    run = world.start("run", *world.counting(12))
+    assert run.stdout is not None
+    assert run.stdout.readline() == "step 1\n"
+    run.stdout.close()
+    assert run.stderr is not None
+    said = run.stderr.read()
+    assert run.wait(60) == 0, said
+    assert [step for _, step, _ in world.journal()] == list(range(1, 13))
