@@ -46,7 +46,7 @@ class Settings:
 def check(settings: Settings) -> Settings:
     """Return ``settings`` when they hold together; raises SettingsError."""
     if not 0 <= settings.port <= 65535:
-        raise SettingsError(f"--port {settings.port}: is not a port; 0 takes a free one")
+        raise SettingsError(f"--listen HOST:{settings.port}: is not a port; 0 takes a free one")
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise SettingsError("--tls-cert and --tls-key: give both or neither")
     for option, path in (
@@ -58,8 +58,8 @@ def check(settings: Settings) -> Settings:
             raise SettingsError(f"{option} {path}: is missing or this user may not read it")
     if not settings.tls and not addresses.is_loopback(settings.address):
         raise SettingsError(
-            f"--address {settings.address}: is not loopback, and without TLS the tokens would cross the network "
-            "in clear. Give --tls-cert FILE and --tls-key FILE, or leave the address at 127.0.0.1"
+            f"--listen {settings.address}:{settings.port}: is not loopback, and without TLS the tokens would cross "
+            "the network in clear. Give --tls-cert FILE and --tls-key FILE, or listen on 127.0.0.1"
         )
     _check_webhook(settings)
     return settings

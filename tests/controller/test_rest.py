@@ -1,6 +1,7 @@
 """The people's door: every path, every right, and every way to get it wrong."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import openapi_spec_validator
 import pytest
 
 from outrider_controller import intake
+from outrider_controller.core import jobs
 from tests.controller import house
 
 READS = [
@@ -85,6 +87,28 @@ def check(spec: dict[str, Any], path: str, method: str, answer: httpx.Response) 
     described = spec["paths"][path][method]["responses"][str(answer.status_code)]
     schema = described["content"]["application/json"]["schema"]
     jsonschema.validate(answer.json(), {**schema, "components": spec["components"]})
+
+
+def test_the_description_refers_to_nothing_that_it_lacks_and_names_every_key_of_a_job(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with house.controller(tmp_path) as running, house.Api(running, "read") as read:
+            spec = (await read.get("/openapi.json")).json()
+        for reference in set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(spec))):
+            assert reference in spec["components"]["schemas"]
+        for path, methods in spec["paths"].items():
+            for operation in methods.values():
+                assert "requestBody" not in operation or "400" in operation["responses"], path
+        described = spec["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        whole = jobs.document(jobs.parse({"name": "a", "command": ["x"], "env": {"A": "b"}}))
+        assert set(described["properties"]) == set(whole)
+        assert set(described["properties"]["limits"]["properties"]) == set(whole["limits"])
+        jsonschema.validate(whole, described)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**whole, "nodes": "two"}, described)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**whole, "nods": 2}, described)
+
+    house.run(work())
 
 
 def test_every_act_answers_as_openapi_says(tmp_path: Path) -> None:
@@ -193,7 +217,9 @@ def test_a_body_larger_than_the_bound_is_refused(tmp_path: Path, announced: bool
 def test_unknown_paths_jobs_incidents_nodes_and_methods_are_named(tmp_path: Path) -> None:
     async def work(running: Any, act: httpx.AsyncClient, read: httpx.AsyncClient, made: Any) -> None:
         failed(await act.get("/v2/jobs"), 404, "/v2/jobs")
-        failed(await act.delete("/v1/jobs"), 405, "DELETE")
+        refused = await act.delete("/v1/jobs")
+        failed(refused, 405, "DELETE")
+        assert refused.headers["Allow"]
         failed(await act.get("/v1/jobs/nobody/status"), 404, "'nobody'", "demo")
         failed(await act.get("/v1/jobs/demo/incidents/demo-99"), 404, "demo-99")
         failed(await act.post("/v1/jobs/nobody/stop"), 404, "'nobody'")

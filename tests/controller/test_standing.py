@@ -119,13 +119,13 @@ def test_no_free_port_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_another_address_than_loopback_without_tls_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(settings.SettingsError, match="--tls-cert FILE and --tls-key FILE") as caught:
         settings.check(settings.Settings(state=tmp_path, address=address))
-    assert address in str(caught.value)
+    assert f"--listen {address}:8470" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"port": 70000}, "--port 70000"),
+        ({"port": 70000}, "--listen HOST:70000"),
         ({"tls_cert": Path("/nowhere/cert.pem")}, "give both or neither"),
         ({"tls_cert": Path("/nowhere/c"), "tls_key": Path("/nowhere/k")}, "--tls-cert /nowhere/c: is missing"),
         ({"webhook_url": "ftp://x"}, "--webhook 'ftp://x'"),

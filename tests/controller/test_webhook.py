@@ -7,7 +7,9 @@ import hmac
 import http.server
 import json
 import threading
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,7 @@ def test_an_event_is_posted_once_with_its_id_and_a_signature_that_fits(monkeypat
     assert document["event"] == "incident-opened"
     assert document["event_id"] == headers["X-Outrider-Event-Id"] == "ledger.demo-e3"
     assert document["incident"] == {"id": "demo-1", "cause": "rank-killed"}
+    assert abs(datetime.fromisoformat(document["sent_at"]).timestamp() - time.time()) < 60
     expected = "sha256=" + hmac.new(SECRET, body, hashlib.sha256).hexdigest()
     assert headers["X-Outrider-Signature"] == expected
 

@@ -18,6 +18,7 @@ from urllib import parse
 import httpx
 
 from outrider import clock as clock_module
+from outrider_controller import incident_documents
 
 TRIES_MAX: Final = 4
 BACKOFF_FIRST_S: Final = 0.5
@@ -52,7 +53,12 @@ class Webhook:
 
     async def send(self, event_id: str, event: str, incident: dict[str, Any]) -> str | None:
         """Deliver one event, trying at most TRIES_MAX times; None when delivered, else the reason it was not."""
-        document = {"event": event, "event_id": event_id, "sent_at": self.clock.now(), "incident": incident}
+        document = {
+            "event": event,
+            "event_id": event_id,
+            "sent_at": incident_documents.iso(self.clock.now()),
+            "incident": incident,
+        }
         body = json.dumps(document, allow_nan=False, default=str).encode()
         headers = self._headers(event_id, event, body)
         why = ""

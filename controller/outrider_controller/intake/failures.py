@@ -81,7 +81,9 @@ def _http(request: fastapi.Request, error: Exception) -> fastapi.Response:
     assert isinstance(error, starlette_exceptions.HTTPException)
     path = request.url.path[:SHOWN_CHARS_MAX]
     words = {404: f"there is nothing at {path}", 405: f"{request.method} is not possible at {path}"}
-    return answer(error.status_code, words.get(error.status_code, str(error.detail)), SEE)
+    told = answer(error.status_code, words.get(error.status_code, str(error.detail)), SEE)
+    told.headers.update(error.headers or {})  # which methods are possible, where one is not
+    return told
 
 
 def _unforeseen(request: fastapi.Request, error: Exception) -> fastapi.Response:

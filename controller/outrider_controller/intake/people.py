@@ -17,7 +17,6 @@ from outrider_controller import documents
 from outrider_controller.core import jobs
 from outrider_controller.intake import doors, failures, shapes
 
-BY_CHARS_MAX: Final = 64
 SAMPLES_DEFAULT: Final = 1000
 
 Json = dict[str, Any]
@@ -26,17 +25,19 @@ Answer = responses.JSONResponse
 _READ_FAILS: Final[dict[int | str, Json]] = {
     code: {"model": shapes.Failure} for code in (401, 403, 404, 409, 413, 422, 500, 503)
 }
+_BODY_FAILS: Final[dict[int | str, Json]] = {400: {"model": shapes.Failure}}
+# Bodies are read by hand, for the sake of their errors, so that their schemas are given here.
 _JOB_BODY: Final[Json] = {
     "requestBody": {
         "required": True,
         "description": "A job: the keys of a job file (name and command at least).",
-        "content": {"application/json": {"schema": {"type": "object", "required": ["name", "command"]}}},
+        "content": {"application/json": {"schema": shapes.job()}},
     }
 }
 _BY_BODY: Final[Json] = {
     "requestBody": {
         "required": False,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/By"}}},
+        "content": {"application/json": {"schema": shapes.By.model_json_schema()}},
     }
 }
 
@@ -64,7 +65,14 @@ async def list_jobs(request: fastapi.Request) -> Answer:
     return Answer({"jobs": doors.house_of(request).documents.jobs()})
 
 
-@router.post("/jobs", response_model=shapes.JobAsked, status_code=201, dependencies=_acts, openapi_extra=_JOB_BODY)
+@router.post(
+    "/jobs",
+    response_model=shapes.JobAsked,
+    status_code=201,
+    responses=_BODY_FAILS,
+    dependencies=_acts,
+    openapi_extra=_JOB_BODY,
+)
 async def submit_job(request: fastapi.Request) -> Answer:
     """Give the controller a job."""
     house = doors.house_of(request)
@@ -130,6 +138,7 @@ for _verb in ("stop", "hold", "approve", "reject"):
         summary=f"{_verb.capitalize()} a job",
         response_model=shapes.JobAsked,
         status_code=202,
+        responses=_BODY_FAILS,
         dependencies=_acts,
         openapi_extra=_BY_BODY,
     )
@@ -159,6 +168,7 @@ for _verb in ("cordon", "uncordon"):
         summary=f"{_verb.capitalize()} a node",
         response_model=shapes.NodeAsked,
         status_code=202,
+        responses=_BODY_FAILS,
         dependencies=_acts,
         openapi_extra=_BY_BODY,
     )
@@ -201,17 +211,19 @@ def _no_constant(word: str) -> float:
 def _finite(text: str) -> float:
     found = float(text)
     if not math.isfinite(found):
-        raise ValueError(f"{text[:BY_CHARS_MAX]} is too large")
+        raise ValueError(f"{text[: shapes.BY_CHARS_MAX]} is too large")
     return found
 
 
 async def _by(request: fastapi.Request) -> str:
     body = await _body(request) if await request.body() else {}
     if unknown := sorted(set(body) - {"by"}):
-        raise failures.ApiError(422, f"{unknown[0][:BY_CHARS_MAX]}: is not a key here", "the only key is by")
+        raise failures.ApiError(422, f"{unknown[0][: shapes.BY_CHARS_MAX]}: is not a key here", "the only key is by")
     by = body.get("by", "person")
-    if not isinstance(by, str) or not by.strip() or len(by) > BY_CHARS_MAX or not by.isprintable():
-        raise failures.ApiError(422, f"by: is not a text of 1 to {BY_CHARS_MAX} letters", "say in a word who asks")
+    if not isinstance(by, str) or not by.strip() or len(by) > shapes.BY_CHARS_MAX or not by.isprintable():
+        raise failures.ApiError(
+            422, f"by: is not a text of 1 to {shapes.BY_CHARS_MAX} letters", "say in a word who asks"
+        )
     return by
 
 

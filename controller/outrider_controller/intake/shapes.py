@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Final
 
 import pydantic
+
+from outrider_controller.core import jobs
+
+BY_CHARS_MAX: Final = 64
 
 
 class _Open(pydantic.BaseModel):
@@ -55,6 +60,27 @@ class Jobs(_Open):
     jobs: list[JobLine]
 
 
+class StatusNode(_Open):
+    """A node that the job runs on or may run on."""
+
+    node: str
+    state: str
+    agent_seen_s: float | None
+    findings: list[str]
+
+
+class StatusRank(_Open):
+    """One rank. ``coords`` has the axes of the job's mesh."""
+
+    rank: int
+    node: str
+    local_rank: int
+    pid: int | None
+    coords: dict[str, int]
+    step: int | None
+    phase: str | None
+
+
 class Status(_Open):
     """How a job stands."""
 
@@ -67,8 +93,8 @@ class Status(_Open):
     mfu: float | None
     since_at: str | None
     sentence: str
-    nodes: list[dict[str, Any]]
-    ranks: list[dict[str, Any]]
+    nodes: list[StatusNode]
+    ranks: list[StatusRank]
     open_incident: str | None
 
 
@@ -86,7 +112,15 @@ class Incident(_Open):
     suspects: dict[str, list[Any]]
     evidence: list[dict[str, Any]]
     action: str | None
+    alternatives: list[dict[str, Any]]
+    runbook: str | None
+    from_checkpoint: dict[str, Any] | None
+    lost_steps: int | None
     phases: dict[str, float]
+    policy_hash: str | None
+    attempt_before: int | None
+    attempt_after: int | None
+    automatic: bool
     sentence: str
 
 
@@ -202,4 +236,32 @@ class NodeToken(_Open):
 class By(pydantic.BaseModel):
     """Who asks; the word goes into the ledger."""
 
-    by: str = "person"
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    by: str = pydantic.Field("person", min_length=1, max_length=BY_CHARS_MAX)
+
+
+def job() -> dict[str, Any]:
+    """What a job's body may hold: every key of ``jobs.JobSpec`` with its type and its default."""
+    schema = _keys(jobs.JobSpec)
+    schema["properties"]["limits"] = _keys(jobs.Limits)
+    return {**schema, "required": ["name", "command"]}
+
+
+_KINDS: Final[dict[str, dict[str, Any]]] = {
+    "str": {"type": "string"},
+    "int": {"type": "integer"},
+    "float": {"type": "number"},
+    "bool": {"type": "boolean"},
+    "tuple[str, ...]": {"type": "array", "items": {"type": "string"}},
+    "dict[str, str]": {"type": "object", "additionalProperties": {"type": "string"}},
+}
+
+
+def _keys(kind: type) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in dataclasses.fields(kind):
+        found[key.name] = dict(_KINDS.get(str(key.type), {}))
+        if key.default is not dataclasses.MISSING:
+            found[key.name]["default"] = list(key.default) if isinstance(key.default, tuple) else key.default
+    return {"type": "object", "properties": found, "additionalProperties": False}
