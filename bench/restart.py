@@ -80,7 +80,8 @@ def _one(job: bench.Job, chance: random.Random) -> dict[str, float]:
     started = job.started(following)
     assert attached is not None
     assert started is not None
-    times = [kill.at, opened.at, decided.at, started.at, attached.at, first_step.at]
+    ran = min(started.at, attached.at)  # a forked rank may attach before the last node has answered its order
+    times = [kill.at, opened.at, decided.at, ran, attached.at, first_step.at]
     phases = {
         phase: after - before for (phase, _), (before, after) in zip(PHASES, itertools.pairwise(times), strict=True)
     }
