@@ -37,8 +37,10 @@ def add_to(commands: Any) -> None:
         )
         if name == "explain":
             parser.add_argument("incident", metavar="INCIDENT", help="as `outrider incidents` names it")
-        else:
-            parser.add_argument("--job", metavar="NAME", help="may be left out when there is one")
+        alone = (
+            "needs no saying: an incident's name says it" if name == "explain" else "may be left out when there is one"
+        )
+        parser.add_argument("--job", metavar="NAME", help=alone)
         parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
         parsing.add_places(parser)
         parser.set_defaults(handler=show)
@@ -77,7 +79,7 @@ def _document(options: argparse.Namespace) -> Any:
     print(f"outrider: no controller runs on {state}; this is what its ledger says.", file=sys.stderr)
     documents = from_ledger.LedgerDocuments(state)
     if options.command == "explain":
-        return documents.explain(options.incident)
+        return _of_job(documents.explain(options.incident), options.job)
     readers = {"status": documents.status, "incidents": documents.incidents, "report": documents.report}
     return readers[options.command](options.job)
 
@@ -85,7 +87,7 @@ def _document(options: argparse.Namespace) -> Any:
 def _from_controller(api: http_client.Api, options: argparse.Namespace) -> Any:
     names = [str(item["job"]) for item in api.get("/v1/jobs")["jobs"]]
     if options.command == "explain":
-        return _explained(api, options.incident, names)
+        return _of_job(_explained(api, options.incident, names), options.job)
     if options.command == "incidents":
         chosen = [chosen_job(names, options.job)] if options.job else names
         found = [item for name in chosen for item in api.get(f"/v1/jobs/{quoted(name)}/incidents")["incidents"]]
@@ -103,6 +105,12 @@ def _explained(api: http_client.Api, incident: str, names: list[str]) -> Any:
         except http_client.NotThereError as error:
             refusal = error
     raise refusal
+
+
+def _of_job(incident: Any, job: str | None) -> Any:
+    if job is not None and incident["job"] != job:
+        raise errors.CommandError(f"incident {incident['id']!r} is of job {incident['job']}, not of --job {job!r}")
+    return incident
 
 
 def chosen_job(names: list[str], given: str | None) -> str:

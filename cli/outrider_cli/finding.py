@@ -51,9 +51,11 @@ def needed_api(options: argparse.Namespace, right: str) -> http_client.Api:
 
 
 def recorded_url(state: Path) -> str | None:
-    """The address in controller.json, None where there is none or it cannot be read."""
+    """The address in controller.json, None where there is none or it is damaged. Raises PermissionError."""
     try:
         url = json.loads((state / "controller.json").read_text())["url"]
+    except PermissionError:
+        raise  # "could not look" is not "there is none"
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return url if isinstance(url, str) else None

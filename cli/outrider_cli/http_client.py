@@ -58,10 +58,15 @@ class Api:
             connection.request(method, self._parts.path.rstrip("/") + path, body=body, headers=headers)
             answer = connection.getresponse()
             data = answer.read(ANSWER_BYTES_MAX + 1)
-        except ssl.SSLError as error:
+        except ssl.SSLCertVerificationError as error:
             raise errors.CommandError(
                 f"{self.url}: its certificate is not trusted: {error}. Give --ca-file FILE"
             ) from error
+        except ssl.SSLError as error:
+            raise errors.CommandError(f"{self.url}: does not speak TLS as we do: {error}; is it http://?") from error
+        except http.client.RemoteDisconnected as error:
+            other = "https" if self._parts.scheme == "http" else "http"
+            raise NoAnswerError(f"{self.url}: whoever listens there hung up; does it expect {other}://?") from error
         except ConnectionError as error:
             raise NoAnswerError(
                 f"{self.url}: no controller answers ({error.strerror or error}). Start one with outrider controller"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,8 @@ VERBS: Final = {
     "approve": "let a held job go on",
     "reject": "give a held job up",
 }
+KEYS: Final = ", ".join(field.name for field in dataclasses.fields(jobs.JobSpec) if field.name != "limits")
+LIMITS: Final = ", ".join(field.name for field in dataclasses.fields(jobs.Limits))
 EXAMPLES: Final = """\
 a job file:
   name = "llama"
@@ -41,7 +45,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "job",
         help="start, stop, list, hold, approve or reject a job of a standing controller",
-        description="A job is a TOML file; see docs for every key.",
+        description=textwrap.fill(f"A job is a TOML file. Its keys: {KEYS}; and under [limits]: {LIMITS}.", 100),
         epilog=EXAMPLES,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")

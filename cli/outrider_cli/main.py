@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output has left (`outrider incidents | head`); the interpreter would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return vocabulary.EXIT_DONE
+    except PermissionError as error:
+        _complain(f"{error.filename}: {error.strerror}; ask as the user whose it is, or name another place")
+        return vocabulary.EXIT_COULD_NOT
     except Exception as error:  # noqa: BLE001 - the last guard: a person gets a sentence, never a traceback
         _complain(f"unexpected {type(error).__name__}: {error}")
         if not os.environ.get("OUTRIDER_DEBUG"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from typing import Final, TextIO
@@ -24,24 +25,27 @@ class ProgressLine:
         if self._live:
             width = shutil.get_terminal_size().columns - 1
             if text != self._shown:
-                self._out.write("\r\x1b[K" + text[:width])
-                self._out.flush()
+                self._write("\r\x1b[K" + text[:width])
             self._shown = text
             return
         word = text.partition(" ")[0]
         now = time.monotonic()
         if word != self._printed_word or now - self._printed_at >= REPEAT_S:
             self._printed_word, self._printed_at = word, now
-            print(text, file=self._out, flush=True)
+            self._write(f"{text}\n")
 
     def say(self, sentence: str) -> None:
         """A sentence that stays, above the line."""
         self.clear()
-        print(sentence, file=self._out, flush=True)
+        self._write(f"{sentence}\n")
 
     def clear(self) -> None:
         """Take the line away, before anything else writes to the terminal."""
         if self._shown:
-            self._out.write("\r\x1b[K")
-            self._out.flush()
+            self._write("\r\x1b[K")
             self._shown = ""
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a terminal that was closed must not end the job
+            self._out.write(text)
+            self._out.flush()

@@ -6,6 +6,8 @@ them where several are followed. Nothing is ever read twice.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,5 +84,14 @@ class RankOutput:
             mark = f"[{file.stem.replace('_', ' ')}] "
             words = "".join(mark + line for line in words.splitlines(keepends=True))
         self._before()
-        self._out.write(words)
-        self._out.flush()
+        try:
+            self._out.write(words)
+            self._out.flush()
+        except OSError:
+            self._reader_has_left()
+
+    def _reader_has_left(self) -> None:
+        """Whoever read our output (``| head``) has gone. The job goes on, and its logs lie in files anyway."""
+        self._ranks = ()
+        with contextlib.suppress(OSError):  # or the interpreter complains at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())

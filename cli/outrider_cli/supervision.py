@@ -25,7 +25,6 @@ from outrider_controller import settings as settings_module
 from outrider_controller.core import jobs, records
 
 TICK_S: Final = 0.2
-INCIDENTS_EVERY_TICKS: Final = 3
 GIVE_UP_S_MAX: Final = 30.0
 JOIN_S_MAX: Final = 20.0
 SENTENCE_CHARS_MAX: Final = 300  # a sentence may quote what a library printed; explain shows all of it
@@ -73,6 +72,7 @@ class Supervision:
         self.incidents: list[Json] = []
         self._hook = hook
         self._stop_asked: list[signal.Signals] = []
+        self._hand_over = False  # another controller has taken over, and with it hosts and ranks
         self._controller = controllers.Controller(
             settings_module.Settings(
                 state=plan.state,
@@ -106,7 +106,8 @@ class Supervision:
             raise errors.CommandError(str(error)) from error
         finally:
             self.line.clear()
-            left = await asyncio.to_thread(self.cluster.close, len(self._stop_asked) > 1)
+            if not self._hand_over:
+                left = await asyncio.to_thread(self.cluster.close, len(self._stop_asked) > 1)
             await self._controller.stop()
             if left:
                 self.say(f"these processes could not be ended: {', '.join(map(str, left))}")
@@ -160,7 +161,8 @@ class Supervision:
             if over.done():
                 return await self._outcome()
             if stopped.done():
-                raise errors.CommandError(str(stopped.result()))
+                self._hand_over = True
+                raise errors.CommandError(f"{stopped.result()}; the ranks are left to it")
             for part in (watch, follow):
                 if part.done():
                     part.result()
@@ -171,20 +173,24 @@ class Supervision:
             await asyncio.gather(watch, stopped, over, follow, return_exceptions=True)
 
     async def _follow(self) -> None:
-        ticks = 0
+        told: tuple[object, ...] = ()
         while True:
-            await self._tick(with_incidents=ticks % INCIDENTS_EVERY_TICKS == 0)
-            ticks += 1
+            status = self._controller.status(self.plan.spec.name)
+            self._output.poll(status["attempt"])
+            # Their documents are made of the whole ledger, so they are asked for only when there is news.
+            if (news := self._news()) != told:
+                await self._tell_incidents()
+                told = news
+            self.line.show(_progress(status))
+            if self._hook is not None:
+                await self._hook(self, status)
             await asyncio.sleep(TICK_S)
 
-    async def _tick(self, with_incidents: bool) -> None:
-        status = self._controller.status(self.plan.spec.name)
-        self._output.poll(status["attempt"])
-        if with_incidents:
-            await self._tell_incidents()
-        self.line.show(_progress(status))
-        if self._hook is not None:
-            await self._hook(self, status)
+    def _news(self) -> tuple[object, ...]:
+        """Changes whenever the job's incidents have something new to tell."""
+        job = self._controller.state.jobs[self.plan.spec.name]
+        open_one = job.incident
+        return (job.incidents, open_one and (open_one.diagnosis, open_one.decision, job.state))
 
     async def _tell_incidents(self) -> None:
         known = {item["id"]: item for item in self.incidents}
