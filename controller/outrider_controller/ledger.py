@@ -219,7 +219,8 @@ class _Reader:
         try:
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_WAIT_S)
         except sqlite3.Error as error:
-            raise UnreadableError(f"{path}: cannot be opened: {error}") from error
+            why = error if os.access(path, os.R_OK) else "this user may not read it"
+            raise UnreadableError(f"{path}: cannot be opened: {why}") from error
 
     def __enter__(self) -> sqlite3.Connection:
         return self._db

@@ -1,9 +1,12 @@
 """The command as people and programs meet it: help, errors, exit statuses, and JSON alone on standard output."""
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -187,6 +190,41 @@ def test_help_and_version_need_nothing_installed() -> None:
     assert bare("--help").returncode == 0
     assert bare("run", "--help").returncode == 0
     assert bare("--version").stdout.startswith("outrider ")
+
+
+@pytest.mark.parametrize("words", [["status"], ["job", "list"], ["explain", "a-1"]])
+def test_a_state_directory_that_may_not_be_read_is_no_empty_one(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    for name in ("OUTRIDER_CONTROLLER", "OUTRIDER_TOKEN_FILE", "OUTRIDER_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    assert main.main([*words, "--state", str(tmp_path)]) == 2
+    monkeypatch.undo()
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/controller.json: Permission denied" in said
+    assert "unexpected" not in said
+
+
+def test_a_controller_of_the_other_scheme_is_told_apart_from_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def hang_up() -> None:
+            for _ in range(2):
+                peer, _ = door.accept()
+                hello = peer.recv(4096)
+                if not hello.startswith(b"GET"):
+                    peer.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                peer.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        address = f"127.0.0.1:{door.getsockname()[1]}"
+        for scheme, words in (("http", "does it expect https://?"), ("https", "is it http://?")):
+            assert main.main(["status", "--controller", f"{scheme}://{address}"]) == 2
+            assert words in capsys.readouterr().err
 
 
 def test_an_unforeseen_error_is_one_sentence_and_a_traceback_on_request(
