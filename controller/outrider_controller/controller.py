@@ -151,6 +151,7 @@ class Controller:
         found = {"url": self.url, "pid": os.getpid(), **{key: about[key] for key in ("controller_id", "started_at")}}
         self._opened.callback(server.withdraw, state, self.controller_id)
         server.announce(state, found)
+        self._spawn("announce", lambda: server.keep_announced(state, found, self.clock))
         log.info("the controller listens", extra={"url": self.url})
 
     def _spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from outrider import clock as clock_module
 from outrider import wire
 from outrider_controller import settings as settings_module
 
@@ -29,6 +30,7 @@ CONNECTIONS_WAITING_MAX: Final = 1024
 REQUESTS_AT_ONCE_MAX: Final = 8192  # connections of agents count too
 END_S_MAX: Final = 2
 START_S_MAX: Final = 10.0
+ANNOUNCED_LOOK_S: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,15 @@ def announce(state: Path, document: dict[str, Any]) -> None:
     draft.write_text(json.dumps(document) + "\n", encoding="ascii")
     os.chmod(draft, 0o600)
     draft.replace(state / CONTROLLER_FILE)
+
+
+async def keep_announced(state: Path, document: dict[str, Any], clock: clock_module.Clock) -> None:
+    """Write ``controller.json`` again when somebody has removed it, for ever: agents that come back look there."""
+    while True:
+        await clock.sleep(ANNOUNCED_LOOK_S)
+        if not (state / CONTROLLER_FILE).exists():
+            announce(state, document)
+            log.warning("controller.json had been removed and is written again", extra={"state": state})
 
 
 def withdraw(state: Path, controller_id: str) -> None:

@@ -10,7 +10,7 @@ import jsonschema
 import openapi_spec_validator
 import pytest
 
-from outrider_controller import intake
+from outrider_controller import intake, server
 from outrider_controller.core import jobs
 from tests.controller import house
 
@@ -287,5 +287,20 @@ def test_controller_json_says_where_it_listens_and_goes_with_it(tmp_path: Path) 
             assert found["controller_id"] == running.controller_id
             assert set(found) == {"url", "pid", "controller_id", "started_at"}
         assert not (tmp_path / "controller.json").exists()
+
+    house.run(work())
+
+
+def test_controller_json_is_written_again_when_somebody_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ANNOUNCED_LOOK_S", 0.05)
+
+    async def work() -> None:
+        async with house.controller(tmp_path):
+            before = (tmp_path / "controller.json").read_text()
+            (tmp_path / "controller.json").unlink()
+            await house.until((tmp_path / "controller.json").exists, "controller.json is back")
+            assert (tmp_path / "controller.json").read_text() == before
 
     house.run(work())
