@@ -63,6 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="for the ranks, may be repeated")
     add("--runbooks", metavar="DIR", help="the policy (default: the runbooks of this version)")
     add("--webhook", metavar="URL", help="is told of opened and closed incidents, as JSON")
+    add("--webhook-secret-file", metavar="FILE", help="key of the webhook's HMAC signature")
     parsing.add_places(parser, controller=False)
     torchrun.add_to(parser)
     parser.add_argument(
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         shown=shown,
         runbooks=Path(options.runbooks) if options.runbooks else None,
         webhook=options.webhook or "",
+        webhook_secret_file=Path(options.webhook_secret_file).absolute() if options.webhook_secret_file else None,
     )
     return int(supervision.run(plan).code)
 

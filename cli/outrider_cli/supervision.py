@@ -44,6 +44,7 @@ class Plan:
     shown: tuple[int, ...] = (0,)
     runbooks: Path | None = None
     webhook: str = ""
+    webhook_secret_file: Path | None = None
 
     def hosts(self) -> list[local_cluster.Host]:
         """The simulated hosts, spares last."""
@@ -68,10 +69,11 @@ class Supervision:
     def __init__(self, plan: Plan, hook: Hook | None = None) -> None:
         self.plan = plan
         self.line = progress_line.ProgressLine(sys.stderr)
-        self.cluster = local_cluster.LocalCluster(plan.state, plan.hosts(), plan.spec.nodes, self.say)
+        self.cluster = local_cluster.LocalCluster(plan.state, plan.hosts(), plan.spec.nodes, self.say, self._placement)
         self.incidents: list[Json] = []
         self._hook = hook
         self._stop_asked: list[signal.Signals] = []
+        self._cold_told = 0  # number of the ledger's row up to which cold starts have been told
         self._hand_over = False  # another controller has taken over, and with it hosts and ranks
         self._controller = controllers.Controller(
             settings_module.Settings(
@@ -79,10 +81,16 @@ class Supervision:
                 port=0,
                 runbooks=plan.runbooks,
                 webhook_url=plan.webhook,
+                webhook_secret_file=plan.webhook_secret_file,
                 log_to_stderr=False,
             )
         )
+        self._began_at = self._controller.clock.now()
         self._output = self._rank_output(first=0)
+
+    def _placement(self) -> tuple[str, ...]:
+        job = self._controller.state.jobs.get(self.plan.spec.name)
+        return job.attempt.placement if job is not None and job.attempt is not None and not job.over else ()
 
     def say(self, sentence: str) -> None:
         """A sentence on standard error."""
@@ -125,6 +133,8 @@ class Supervision:
             async with asyncio.timeout(GIVE_UP_S_MAX):
                 await self._controller.wait_job(other)
         job = self._controller.state.jobs.get(name)
+        if job is not None:  # what was over before is no news
+            self.incidents = [item for item in await self._controller.incidents(name) if item["closed_at"]]
         if found.adopt and job is not None and job.attempt is not None:
             self.say(f"job {name} is unfinished on {self.plan.state}: it is taken up again, not started twice")
             self._output = self._rank_output(job.attempt.attempt)
@@ -174,6 +184,7 @@ class Supervision:
 
     async def _follow(self) -> None:
         told: tuple[object, ...] = ()
+        ran: float | None = None
         while True:
             status = self._controller.status(self.plan.spec.name)
             self._output.poll(status["attempt"])
@@ -181,10 +192,22 @@ class Supervision:
             if (news := self._news()) != told:
                 await self._tell_incidents()
                 told = news
+            attempt = self._controller.state.jobs[self.plan.spec.name].attempt
+            if attempt is not None and attempt.running_at != ran:
+                await self._tell_cold_starts()
+                ran = attempt.running_at
             self.line.show(_progress(status))
             if self._hook is not None:
                 await self._hook(self, status)
             await asyncio.sleep(TICK_S)
+
+    async def _tell_cold_starts(self) -> None:
+        """Why ranks were not forked from the keeper: it is most of a slow restart, and often easily mended."""
+        path, name = self.plan.state / "ledger.db", self.plan.spec.name
+        rows = await asyncio.to_thread(lambda: list(ledger.read(path, self._cold_told, name)))
+        for self._cold_told, row in rows:
+            if isinstance(row, records.EffectDone) and row.at >= self._began_at and (why := row.result.get("why_cold")):
+                self.say(f"the ranks start cold, each importing everything anew: {why}")
 
     def _news(self) -> tuple[object, ...]:
         """Changes whenever the job's incidents have something new to tell."""
@@ -209,6 +232,7 @@ class Supervision:
         self._output.poll(status["attempt"])
         self._output.flush()
         await self._tell_incidents()
+        await self._tell_cold_starts()
         code = vocabulary.EXIT_DONE if job.state == "completed" else vocabulary.EXIT_NO_RESTART_HELPS
         if self._stop_asked:
             code = EXIT_SIGNALLED + self._stop_asked[0]

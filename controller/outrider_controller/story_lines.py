@@ -88,7 +88,9 @@ def _done(row: records.EffectDone) -> str | None:
         unreached = row.result.get("unreached") or []
         return "the ranks are stopped" + (f"; {', '.join(unreached)} could not be reached" if unreached else "")
     if "warm" in row.result:
-        return "the ranks run" + (" (forked from a warm process)" if row.result["warm"] else " (cold start)")
+        why = row.result.get("why_cold")
+        cold = f" (cold start: {why})" if why else " (cold start)"
+        return "the ranks run" + (" (forked from a warm process)" if row.result["warm"] else cold)
     return None
 
 
