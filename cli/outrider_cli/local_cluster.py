@@ -67,12 +67,23 @@ class _Watched:
 
 
 class LocalCluster:
-    """The hosts of one state directory. ``needed``: how many of them the job occupies; the rest are spares."""
+    """The hosts of one state directory. ``needed``: how many of them the job occupies; the rest are spares.
 
-    def __init__(self, state: Path, hosts: list[Host], needed: int, say: Callable[[str], None]) -> None:
+    ``placement``: the nodes that the job occupies now, empty where it has none.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        hosts: list[Host],
+        needed: int,
+        say: Callable[[str], None],
+        placement: Callable[[], tuple[str, ...]],
+    ) -> None:
         self._state = state
         self._needed = needed
         self._say = say
+        self._placement = placement
         self._hosts = {host.node: _Watched(host=host, runtime=places.runtime_dir(state, host.node)) for host in hosts}
         self._closed = False
 
@@ -161,9 +172,13 @@ class LocalCluster:
 
     def _perhaps_return(self, watched: _Watched) -> None:
         assert watched.vanished_at is not None
-        others = len([node for node in self.living() if node != watched.host.node])
-        if others < self._needed and time.monotonic() - watched.vanished_at >= RETURN_S:
-            self._say(f"{watched.host.node} returns, booted anew: without it there are too few hosts")
+        living = self.living()
+        too_few = len(living) < self._needed
+        # Where no host of the job is heard any more nobody can tell that it stands still; a host that returns does.
+        nobody_left = not set(living) & set(self._placement() or living)
+        if (too_few or nobody_left) and time.monotonic() - watched.vanished_at >= RETURN_S:
+            why = "without it there are too few hosts" if too_few else "no other host has ranks of the job"
+            self._say(f"{watched.host.node} returns, booted anew: {why}")
             _boot_anew(watched.runtime)
             self._spawn(watched)
 

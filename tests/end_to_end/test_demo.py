@@ -29,6 +29,7 @@ def test_a_killed_rank_of_a_small_demo_costs_no_bit(world: World) -> None:
     assert "simulated hosts" in said
 
 
+@pytest.mark.slow
 def test_the_reference_is_made_without_faults_too(world: World) -> None:
     report, _ = demo(world, "--mesh", "dp=1", "--nodes", "1", "--steps", "4", "--faults", "none")
     assert (report["loss_equal_to_uninterrupted"], report["faults"], report["incidents"]) == (True, [], [])

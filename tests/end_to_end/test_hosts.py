@@ -4,6 +4,8 @@ import json
 import os
 import signal
 
+import pytest
+
 from outrider_controller.core import records
 from tests.end_to_end.world import World, wait_for
 
@@ -23,6 +25,18 @@ def test_a_lost_host_gives_its_place_to_the_spare(world: World) -> None:
     assert incident["suspects"]["nodes"] == ["n0"]
     assert placements(world) == [("n0", "n1"), ("n2", "n1")]
     assert world.left() == []
+
+
+@pytest.mark.slow
+def test_a_lost_host_that_no_other_rank_misses_returns_although_there_is_a_spare(world: World) -> None:
+    run = world.start("run", "--spares", "1", *world.counting(20))
+    wait_for(lambda: len(world.journal()) >= 7)
+    lose_power(world, "n0")
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert [incident["cause"] for incident in world.document("incidents")["incidents"]] == ["node-lost"]
+    assert "n0 returns, booted anew: no other host has ranks of the job" in err
+    assert len(placements(world)) == 2
 
 
 def test_a_lost_host_without_a_spare_returns_booted_anew_and_the_job_with_it(world: World) -> None:

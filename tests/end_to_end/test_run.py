@@ -135,7 +135,7 @@ def test_a_preload_that_starts_a_thread_leads_to_a_cold_start_that_says_so(world
 
 
 def test_one_state_directory_serves_one_run_after_the_other_and_not_two_at_once(world: World) -> None:
-    first = world.start("run", *world.counting(20))
+    first = world.start("run", *world.counting(60))
     wait_for(lambda: len(world.journal()) >= 1)
     second = world.run("run", "--job", "other", world.script("print('hi')\n", "other.py"))
     assert second.returncode == 2
