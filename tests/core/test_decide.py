@@ -341,6 +341,18 @@ def test_ranks_that_their_keeper_ended_by_itself_are_an_incident_and_no_completi
     assert (world.job.state, world.job.attempts) == ("training", 2)
 
 
+def test_host_that_is_back_before_it_counts_as_lost_is_blamed_all_the_same() -> None:
+    world = World(spares=0).submit().train(4, save_every=2).silence("n1")
+    world.mute = True
+    world.alive = {rank: node for rank, node in world.alive.items() if node != "n1"}
+    world.die(0, echoes=True, code=1, error_type="ConnectionResetError", error_message="Connection reset by peer")
+    world.wait(2).join("n1", boot="b2")
+    found = world.of(records.Diagnosed)[-1]
+    assert (found.cause, found.nodes) == ("node-lost", ("n1",))
+    world.train(5)
+    assert world.job.attempts == 2
+
+
 def test_node_that_lost_its_keeper_while_the_controller_was_away_is_not_taken_for_a_lost_node() -> None:
     world = World(nodes=1, spares=1).submit().train(4, save_every=2).silence("n0").wait(1).join("n0")
     assert world.of(records.Diagnosed)[-1].cause == "rank-killed"

@@ -78,6 +78,8 @@ def _node_joined(state: State, row: records.NodeJoined) -> State:
     for name, job in state.jobs.items():
         if lost_its_ranks(job, row):
             state = _gone(state, name, row.node)
+            if old is not None and old.boot_id != row.boot_id:
+                state = _rebooted(state, name, row.node, old.silent_since or row.at)
     return state
 
 
@@ -94,6 +96,13 @@ def _gone(state: State, name: str, node: str) -> State:
     if attempt is None or node in attempt.gone:
         return state
     return _attempt(state, name, attempt.generation, gone=(*attempt.gone, node))
+
+
+def _rebooted(state: State, name: str, node: str, since: float) -> State:
+    attempt = state.jobs[name].attempt
+    if attempt is None or node in dict(attempt.rebooted):
+        return state
+    return _attempt(state, name, attempt.generation, rebooted=(*attempt.rebooted, (node, since)))
 
 
 def _node_silent(state: State, row: records.NodeSilent) -> State:

@@ -54,6 +54,7 @@ class Attempt:
     unreached: tuple[str, ...] = ()
     exits: tuple[tuple[str, spoken.RankExit], ...] = ()  # (node, exit) in the order recorded
     gone: tuple[str, ...] = ()  # nodes known to hold no rank any more though no exit was seen (reboot, keeper lost)
+    rebooted: tuple[tuple[str, float], ...] = ()  # those of them that were booted anew, and since when each was silent
 
     @property
     def ended_ranks(self) -> frozenset[int]:

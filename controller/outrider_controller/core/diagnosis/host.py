@@ -45,10 +45,8 @@ def _still_silent(case: Case, silence_s: float) -> dict[str, tuple[float, str]]:
 
 
 def _returned_empty(case: Case) -> dict[str, tuple[float, str]]:
-    if case.incident.opened_by != "node-returned":
-        return {}
-    since = case.incident.fault_at
-    return {name: (since, f"{name} came back without the ranks it had") for name in case.attempt.gone}
+    words = "was booted anew and came back without the ranks it had"
+    return {name: (since, f"{name} {words}") for name, since in case.attempt.rebooted}
 
 
 def _died_elsewhere_first(case: Case, lost: dict[str, tuple[float, str]]) -> bool:
