@@ -7,6 +7,7 @@ that ``outrider runbook check`` shows all of them with their lines.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -99,6 +100,8 @@ def _read_one(file: Path, into: Runbooks) -> list[Located]:
         return [Located(file.name, 1, "the front matter is nested too deeply")]
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         return [Located(file.name, 2, "the front matter must be a table of keys")]
+    if repeated := _repeated(head):
+        return [Located(file.name, line, f"{key}: is given twice") for key, line in repeated]
     if not body.strip():
         return [Located(file.name, 1, "has no text below its front matter; a person reads it at three in the morning")]
     into.documents[file.name] = document
@@ -118,18 +121,26 @@ def _split(text: str) -> tuple[str, str, str | None]:
 
 def _key_lines(head: str) -> dict[str, int]:
     """Line of each key, dotted one level deep, by its indentation; the opening --- is line 1."""
-    lines: dict[str, int] = {}
+    return dict(_keys(head))
+
+
+def _repeated(head: str) -> list[tuple[str, int]]:
+    """Keys that stand there a second time; YAML would let the last one win."""
+    first: dict[str, int] = {}
+    return [(key, line) for key, line in _keys(head) if first.setdefault(key, line) != line]
+
+
+def _keys(head: str) -> Iterator[tuple[str, int]]:
     parent = ""
     for number, line in enumerate(head.splitlines(), start=2):
         name, colon, _ = line.strip().partition(":")
-        if not colon or name.startswith("#"):
+        if not colon or not name.isidentifier():
             continue
         if line[0] not in " \t":
             parent = name
-            lines[name] = number
+            yield name, number
         else:
-            lines[f"{parent}.{name}"] = number
-    return lines
+            yield f"{parent}.{name}", number
 
 
 def _line(found: Runbooks, problem: policy.Problem) -> int:

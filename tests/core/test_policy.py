@@ -54,6 +54,28 @@ def test_match_in_the_runbook_names_the_cause(documents: dict[str, dict[str, Any
     assert world.cause == "rank-crashed"
 
 
+def test_one_failure_with_two_runbooks_is_refused_with_both_names(documents: dict[str, dict[str, Any]]) -> None:
+    documents["rank-crashed.md"]["match"]["exit"].append("killed")
+    with pytest.raises(policy.PolicyError, match=r"match.exit: 'killed' is what rank-crashed.md speaks for") as caught:
+        policy.load(documents)
+    assert [problem.file for problem in caught.value.problems] == ["rank-killed.md"]
+
+
+def test_runbooks_that_leave_some_failure_without_one_are_refused(documents: dict[str, dict[str, Any]]) -> None:
+    documents["unknown.md"]["match"] = {"exit": ["clean"]}
+    with pytest.raises(policy.PolicyError, match="no runbook says anything: true"):
+        policy.load(documents)
+
+
+def test_a_key_that_is_given_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    shutil.copytree(runbook_files.BUILT_IN, tmp_path / "books")
+    file = tmp_path / "books" / "rank-killed.md"
+    file.write_text(file.read_text().replace("  restarts: 20\n", "  restarts: 20\n  restarts: 2\n", 1))
+    _, problems = runbook_files.check(tmp_path / "books")
+    line = file.read_text().splitlines().index("  restarts: 2") + 1
+    assert runbook_files.Located("rank-killed.md", line, "limits.restarts: is given twice") in problems
+
+
 def test_hash_changes_with_every_rule_and_not_with_the_order(documents: dict[str, dict[str, Any]]) -> None:
     before = policy.load(documents).hash
     assert policy.load(dict(reversed(documents.items()))).hash == before

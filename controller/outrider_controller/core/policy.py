@@ -119,7 +119,27 @@ def check(documents: Mapping[str, Mapping[str, Any]]) -> tuple[Problem, ...]:
     given = [document.get("id") for document in documents.values()]
     missing = [cause for cause in vocabulary.CAUSES if cause not in given]
     problems += [Problem(f"{c}.md", "", f"there is no runbook for the cause {c}; add {c}.md") for c in missing]
-    return tuple(problems)
+    return tuple(problems) or _shared(documents)
+
+
+def _shared(documents: Mapping[str, Mapping[str, Any]]) -> tuple[Problem, ...]:
+    """Failures that two runbooks claim, and whether one of them takes what no other speaks for."""
+    owners: dict[tuple[str, str], str] = {}
+    found = []
+    for name, document in documents.items():
+        match = _rule(document).match
+        claims = [(key, word) for key in ("exit", "node", "observation") for word in getattr(match, key)]
+        for claim in [*claims, ("anything", "true")] if match.anything else claims:
+            owner = owners.setdefault(claim, name)
+            if owner != name:
+                key, word = claim
+                text = f"match.{key}: {word!r} is what {owner} speaks for; one failure has one runbook"
+                found.append(Problem(name, f"match.{key}", text))
+    if ("anything", "true") not in owners:
+        found.append(
+            Problem("unknown.md", "match", "match: no runbook says anything: true, and some failures fit no other")
+        )
+    return tuple(found)
 
 
 def _problems(name: str, document: Mapping[str, Any]) -> list[Problem]:
