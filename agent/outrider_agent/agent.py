@@ -50,7 +50,7 @@ async def run(settings: settings_module.Settings) -> int:
     """Run an agent until SIGTERM, SIGINT or idleness. Raises SettingsError, PlaceError or AgentError at the start."""
     settings_module.check(settings)
     places.make_private(settings.state)
-    runtime = _own(places.make_private(places.runtime_dir(settings.state, settings.node)))
+    runtime = _own(places.make_private(places.runtime_dir(settings.state, settings.node), "OUTRIDER_RUNTIME"))
     with _lock(runtime, settings):
         agent = Agent(settings, runtime, clock_module.RealClock())
         await agent.run()

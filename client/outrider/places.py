@@ -66,8 +66,8 @@ def runtime_dir(state: Path, node: str) -> Path:
     return base / tag
 
 
-def make_private(path: Path) -> Path:
-    """Create ``path`` (mode 0700 where new) and prove that it can be used; raises PlaceError."""
+def make_private(path: Path, choice: str = "--state DIR or OUTRIDER_STATE") -> Path:
+    """Create ``path`` (mode 0700 where new) and prove that it can be used; raises PlaceError naming ``choice``."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = path / f".probe-{os.getpid()}"
@@ -75,14 +75,13 @@ def make_private(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise PlaceError(
-            f"{path}: cannot be used as a directory of Outrider: {error.strerror or error}. "
-            "Give another with --state DIR or OUTRIDER_STATE"
+            f"{path}: cannot be used as a directory of Outrider: {error.strerror or error}. Give another with {choice}"
         ) from error
     kind = file_system(path)
     if kind in NETWORK_FILE_SYSTEMS and not os.environ.get("OUTRIDER_ALLOW_NETWORK_STATE"):
         raise PlaceError(
             f"{path}: lies on a network file system ({kind}), where locks and sockets cannot "
-            "be trusted. Give a local directory with --state DIR or OUTRIDER_STATE"
+            f"be trusted. Give a local directory with {choice}"
         )
     return path
 
