@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from outrider_cli import main
 from outrider_controller import ledger, runbook_files
 from tests.core.world import World
