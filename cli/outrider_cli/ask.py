@@ -15,6 +15,8 @@ from urllib import parse
 from outrider import vocabulary
 from outrider_cli import errors, finding, from_ledger, http_client, parsing, views
 
+WRONG: Final = ("interrupted", "held", "failed")  # states of a job for which status exits with 1
+
 EXAMPLES: Final = {
     "status": "examples:\n  outrider status\n  outrider status --job llama --json",
     "incidents": "examples:\n  outrider incidents\n  outrider incidents --job llama --json",
@@ -59,7 +61,8 @@ def show(options: argparse.Namespace) -> int:
             "report": views.report,
         }
         print(render[options.command](document).rstrip("\n"))
-    return vocabulary.EXIT_DONE
+    wrong = options.command == "status" and document["state"] in WRONG
+    return vocabulary.EXIT_PROBLEM if wrong else vocabulary.EXIT_DONE
 
 
 def _document(options: argparse.Namespace) -> Any:
@@ -113,9 +116,9 @@ def _of_job(incident: Any, job: str | None) -> Any:
     return incident
 
 
-def chosen_job(names: list[str], given: str | None) -> str:
+def chosen_job(names: list[str], given: str | None, none: str = "there is none yet") -> str:
     """The job that is meant: the named one, or the only one. Raises CommandError naming those there are."""
-    there = f"there are {', '.join(names)}" if names else "there is none yet"
+    there = f"there are {', '.join(names)}" if names else none
     if given is not None and given not in names:
         raise errors.CommandError(f"--job {given!r} is unknown; {there}")
     if given is None and len(names) != 1:

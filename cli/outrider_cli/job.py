@@ -121,9 +121,11 @@ def read(file: Path) -> dict[str, Any]:
 
 def _job(api: http_client.Api, given: str | None) -> str:
     listed = api.get("/v1/jobs")["jobs"]
+    none = "there is none yet"
     if given is None:
+        none = "every job is over" if listed else none
         listed = [item for item in listed if item["state"] not in ("completed", "failed")]
-    return ask.chosen_job([str(item["job"]) for item in listed], given)
+    return ask.chosen_job([str(item["job"]) for item in listed], given, none)
 
 
 def _tell(options: argparse.Namespace, answer: Any, sentence: str) -> None:

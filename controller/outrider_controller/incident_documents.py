@@ -92,8 +92,8 @@ def document(story: Story, phases: dict[str, float], begins: dict[str, float], n
         "id": opened.incident,
         "job": opened.job,
         "planned": opened.planned,
-        "fault_at": iso(begin),
-        "opened_at": iso(opened.at),
+        "opened_at": iso(begin),  # when the fault struck: the phases sum to closed_at less this
+        "detected_at": iso(opened.at),
         "closed_at": iso(closed.at) if closed else None,
         "length_s": seconds((closed.at if closed else max(now, opened.at)) - begin),
         "outcome": closed.outcome if closed else None,

@@ -58,7 +58,8 @@ def test_a_closed_incident_tells_its_whole_story() -> None:
     story = Story().submit().start(0, 2, 10).killed(fault=50, opened=51, decided=53, training=60, regained=64)
     (one,) = projection.incidents(story.rows)
     assert set(one) >= INCIDENT_KEYS
-    assert (one["opened_at"], one["closed_at"]) == ("2027-01-15T08:00:51.000Z", "2027-01-15T08:01:04.000Z")
+    assert (one["opened_at"], one["closed_at"]) == ("2027-01-15T08:00:50.000Z", "2027-01-15T08:01:04.000Z")
+    assert one["detected_at"] == "2027-01-15T08:00:51.000Z"
     assert one["phases"] == {
         "detection_s": 1,
         "diagnosis_s": 2,

@@ -105,6 +105,7 @@ class Incident(_Open):
     job: str
     planned: bool
     opened_at: str | None
+    detected_at: str | None
     closed_at: str | None
     cause: str | None
     cause_group: str | None
