@@ -13,7 +13,7 @@ import traceback
 from importlib import metadata
 
 from outrider import vocabulary
-from outrider_cli import ask, checks, demo, errors, job, parsing, replay, run, serve
+from outrider_cli import errors, parsing
 
 EXIT_INTERRUPTED = 130
 
@@ -65,6 +65,9 @@ def _run(argv: list[str]) -> int:
 
 def build() -> argparse.ArgumentParser:
     """The parser of the whole command."""
+    # Imported under main's guards, so that Ctrl-C while they load ends without a traceback.
+    from outrider_cli import ask, checks, demo, job, replay, run, serve
+
     parser = parsing.Parser(prog="outrider", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"outrider {version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")

@@ -248,6 +248,15 @@ def test_attempt_that_cannot_be_started_is_tried_once_more_and_then_held() -> No
     assert len(world.of(records.AttemptPlanned)) == 2
 
 
+def test_attempt_that_a_node_refuses_to_begin_is_no_fault_of_the_script() -> None:
+    world = World()
+    world.start_fails, world.start_seen = "n0: has room for 0 ranks", False
+    world.submit().wait(60)
+    assert world.cause == "unknown"
+    assert world.job.state == "held"
+    assert len(world.of(records.AttemptPlanned)) == 3
+
+
 def test_job_without_marks_counts_as_training_after_a_while_and_completes() -> None:
     world = World(speaks=False).submit()
     assert world.job.state == "starting"

@@ -49,6 +49,7 @@ class World:
     seq: int = 0
     unreadable: str = ""  # set: find-checkpoint fails with these words
     start_fails: str = ""  # set: start-attempt fails with these words
+    start_seen: bool = True  # the keeper itself says so too (no such program), not only the node's answer (no room)
     effects_seen: dict[str, str] = field(default_factory=dict)
     mute: bool = False  # effects are not answered while set
 
@@ -249,9 +250,14 @@ class World:
         }
         ok, result, error = answers.get(effect.name, lambda _: (True, {}, None))(effect)
         self.feed(records.EffectDone(self.now, self.name, effect.effect, ok, result, error, self.step or None))
+        if not ok and self.mute:
+            self.unmute()
 
     def _start(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
         if self.start_fails:
+            if self.start_seen:
+                self.mute = True  # the node's answer comes before anything that the observation leads to
+                self.observe("start-failed", effect.args["placement"][0], self.start_fails)
             return False, {}, self.start_fails
         for node in set(self.alive.values()) & self.silent:
             self.stale[node] = (effect.args["generation"] - 1, tuple(r for r, n in self.alive.items() if n == node))

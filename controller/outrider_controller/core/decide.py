@@ -118,7 +118,7 @@ def _observed(turn: Turn, fact: records.Observed, before: states.State) -> None:
         return
     if seen.kind == "rank-exited":
         _rank_exited(turn, fact, job)
-    elif seen.kind in ENDED_BY_OBSERVATION and job.incident is None:
+    elif seen.kind in ENDED_BY_OBSERVATION:
         _interrupt(turn, fact.job, seen.at, fact.job_step, seen.text, seen.kind)
     _proceed(turn, fact.job)
 
@@ -249,7 +249,7 @@ def _started(turn: Turn, fact: records.EffectDone) -> None:
     if not fact.ok:
         if not job.attempt.stop_wanted:
             text = f"the attempt could not be started: {fact.error}"
-            _interrupt(turn, fact.job, turn.at, fact.job_step, text, "start-failed")
+            _interrupt(turn, fact.job, turn.at, fact.job_step, text, "start-refused")
         return
     told = [exit_ for _, exit_ in job.attempt.exits if exit_.asked]
     if told and not job.attempt.stop_wanted:

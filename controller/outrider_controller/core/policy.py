@@ -17,7 +17,7 @@ from typing import Any, Final
 from outrider import vocabulary
 
 # How a failure is told apart. ``exit`` words are outrider_analysis.job_log's judgements of the first dead rank, plus
-# start-failed for ranks that never came to life.
+# start-failed for ranks that never came to life, and start-refused for an attempt that a node would not even begin.
 EXIT_WORDS: Final = (
     "killed",
     "native-crash",
@@ -27,6 +27,7 @@ EXIT_WORDS: Final = (
     "peer-lost",
     "clean",
     "start-failed",
+    "start-refused",
 )
 NODE_WORDS: Final = ("lost",)
 # What this version can carry out; the other decisions are words of the vocabulary that later parts bring to life.

@@ -91,8 +91,8 @@ def case_end(judged: list[Judged]) -> float:
 def _without_exit(case: Case) -> Finding | None:
     """Causes that show as something other than a rank's own exit: a keeper that died, ranks that never started."""
     incident = case.incident
-    seen = [(incident.opened_by, incident.fault_at, "controller", incident.text)]
-    seen += [(o.kind, o.at, o.node, o.text) for o in incident.observations]
+    seen = [(o.kind, o.at, o.node, o.text) for o in incident.observations]
+    seen.append((incident.opened_by, incident.fault_at, "controller", incident.text))
     for kind, at, source, text in seen:
         cause = cause_of(case.policy, exit_=kind, observation=kind)
         if cause is not None:
