@@ -15,7 +15,7 @@ from urllib import parse
 from outrider import vocabulary
 from outrider_cli import errors, finding, from_ledger, http_client, parsing, views
 
-WRONG: Final = ("interrupted", "held", "failed")  # states of a job for which status exits with 1
+WRONG: Final = ("held", "failed")  # states of a job, for which status exits with 1; an interrupted one is being helped
 
 EXAMPLES: Final = {
     "status": "examples:\n  outrider status\n  outrider status --job llama --json",

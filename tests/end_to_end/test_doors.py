@@ -60,6 +60,7 @@ def test_a_job_is_started_listed_explained_and_stopped(standing: World) -> None:
     stopped = standing.run("job", "stop", *trusted(standing))
     assert stopped.returncode == 0, stopped.stderr
     wait_for(lambda: standing.document("status", *trusted(standing))["state"] == "failed")
+    assert standing.run("status", *trusted(standing)).returncode == 1, "a job that has failed is a problem found"
 
 
 def test_a_token_that_may_not_is_refused_with_the_way_out(standing: World) -> None:
