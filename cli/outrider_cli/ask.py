@@ -92,10 +92,10 @@ def _from_controller(api: http_client.Api, options: argparse.Namespace) -> Any:
     if options.command == "explain":
         return _of_job(_explained(api, options.incident, names), options.job)
     if options.command == "incidents":
-        chosen = [chosen_job(names, options.job)] if options.job else names
+        chosen = [finding.chosen_job(names, options.job)] if options.job else names
         found = [item for name in chosen for item in api.get(f"/v1/jobs/{quoted(name)}/incidents")["incidents"]]
         return {"incidents": sorted(found, key=lambda item: item["opened_at"])}
-    return api.get(f"/v1/jobs/{quoted(chosen_job(names, options.job))}/{options.command}")
+    return api.get(f"/v1/jobs/{quoted(finding.chosen_job(names, options.job))}/{options.command}")
 
 
 def _explained(api: http_client.Api, incident: str, names: list[str]) -> Any:
@@ -114,16 +114,6 @@ def _of_job(incident: Any, job: str | None) -> Any:
     if job is not None and incident["job"] != job:
         raise errors.CommandError(f"incident {incident['id']!r} is of job {incident['job']}, not of --job {job!r}")
     return incident
-
-
-def chosen_job(names: list[str], given: str | None, none: str = "there is none yet") -> str:
-    """The job that is meant: the named one, or the only one. Raises CommandError naming those there are."""
-    there = f"there are {', '.join(names)}" if names else none
-    if given is not None and given not in names:
-        raise errors.CommandError(f"--job {given!r} is unknown; {there}")
-    if given is None and len(names) != 1:
-        raise errors.CommandError(f"--job NAME is needed to pick a job; {there}")
-    return given or names[0]
 
 
 def quoted(name: str) -> str:

@@ -76,3 +76,13 @@ def _token(options: argparse.Namespace, state: Path, right: str) -> str:
     if not token:
         raise errors.CommandError(f"{path}: holds no token; `outrider controller` makes the tokens at its start")
     return token
+
+
+def chosen_job(names: list[str], given: str | None, none: str = "there is none yet") -> str:
+    """The job that is meant: the named one, or the only one. Raises CommandError naming those there are."""
+    there = f"there are {', '.join(names)}" if names else none
+    if given is not None and given not in names:
+        raise errors.CommandError(f"--job {given!r} is unknown; {there}")
+    if given is None and len(names) != 1:
+        raise errors.CommandError(f"--job NAME is needed to pick a job; {there}")
+    return given or names[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NoReturn
 
-from outrider_cli import errors
+from outrider_cli import errors, finding
 
 Json = dict[str, Any]
 
@@ -31,9 +31,7 @@ class LedgerDocuments:
         self._now = self._rows[-1].at if self._rows else 0.0
 
     def _job(self, given: str | None) -> str:
-        from outrider_cli import ask
-
-        return ask.chosen_job(sorted(self._state.jobs), given)
+        return finding.chosen_job(sorted(self._state.jobs), given)
 
     def status(self, job: str | None) -> Json:
         """The document of ``outrider status``."""

@@ -125,7 +125,7 @@ def _job(api: http_client.Api, given: str | None) -> str:
     if given is None:
         none = "every job is over" if listed else none
         listed = [item for item in listed if item["state"] not in ("completed", "failed")]
-    return ask.chosen_job([str(item["job"]) for item in listed], given, none)
+    return finding.chosen_job([str(item["job"]) for item in listed], given, none)
 
 
 def _tell(options: argparse.Namespace, answer: Any, sentence: str) -> None:
