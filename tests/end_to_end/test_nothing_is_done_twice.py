@@ -9,7 +9,7 @@ from collections import Counter
 from outrider_controller.core import records
 from tests.end_to_end.world import COUNTING_JOB, World, wait_for
 
-STEPS = 45
+STEPS = 80
 
 
 def test_ranks_train_on_while_their_agent_is_killed_and_started_again(world: World) -> None:
@@ -105,6 +105,8 @@ def test_controller_agents_and_job_as_separate_processes_survive_the_controllers
         f'name = "standing"\ncommand = ["{world.python}", "{script}", "{STEPS}", "0.1", "{world.work}"]\n'
         f'nodes = 2\nranks_per_node = 1\ncheckpoint_dir = "{world.work}/checkpoints"\n'
     )
+    hold = world.work / "hold"  # the job must outlast the looks at it, however slow this machine is
+    hold.touch()
     assert world.document("job", "start", str(job))["job"] == "standing"
     wait_for(lambda: len(world.journal()) >= 5)
     pids = {rank["pid"] for rank in world.document("status")["ranks"]}
@@ -117,6 +119,7 @@ def test_controller_agents_and_job_as_separate_processes_survive_the_controllers
     assert {rank["pid"] for rank in status["ranks"]} == pids
     recorded = world.recorded().jobs["standing"]
     assert (status["state"], status["attempt"]) == (recorded.state, 0)
+    hold.unlink()
     wait_for(lambda: world.document("status")["state"] == "completed")
     wait_for(lambda: not world.recorded().jobs["standing"].pending)
     assert_undisturbed(world)
