@@ -203,7 +203,7 @@ def _timer_fired(turn: Turn, fact: records.TimerFired, before: states.State) -> 
         return
     if fact.timer == ATTACH:
         _runs_without_marks(turn, fact.job)
-    elif fact.timer == incidents.ABSENT:
+    elif fact.timer == records.TIMER_ABSENT:
         _absent(turn, fact, before)
     elif job.incident is not None and job.incident.decision is None and not job.incident.planned:
         if fact.timer == incidents.SETTLE and not incidents.acting(job):

@@ -183,7 +183,7 @@ def _checkpoint_saved(state: State, row: records.CheckpointSaved) -> State:
 
 def _timer_fired(state: State, row: records.TimerFired) -> State:
     state = _timer_gone(state, row)
-    return _change(state, row.job, absent_step=row.job_step) if row.timer == "absent" else state
+    return _change(state, row.job, absent_step=row.job_step) if row.timer == records.TIMER_ABSENT else state
 
 
 def _timer_gone(state: State, row: records.TimerFired | records.TimerCancelled) -> State:

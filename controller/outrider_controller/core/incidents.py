@@ -16,7 +16,6 @@ from outrider_controller.core.turn import Turn
 
 SETTLE = "settle"
 SILENCE = "silence"
-ABSENT = "absent"
 
 
 def open_incident(
@@ -81,7 +80,7 @@ def arm_absence(turn: Turn, name: str) -> None:
     attempt = job.attempt
     running = attempt is not None and attempt.training_at is not None and not attempt.stop_wanted
     if job.speaks and running and not job.over and cases.silent_with_ranks(job, turn.state.nodes):
-        turn.timer(name, ABSENT, turn.at + _of_lost_nodes(turn.policy).absent_s)
+        turn.timer(name, records.TIMER_ABSENT, turn.at + _of_lost_nodes(turn.policy).absent_s)
 
 
 def silence_s(policy: policies.Policy) -> float:

@@ -15,6 +15,7 @@ from outrider import records as spoken
 Json = dict[str, Any]
 
 SCHEMA: Final = 1
+TIMER_ABSENT: Final = "absent"  # looks again at a job of which a node is silent; the one timer whose firing is state
 
 
 # --- facts: inputs that can change a decision
