@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml
 		echo 'outrider needs Python 3.11 or newer; PYTHON=$(PYTHON) is older or does not run.' >&2; exit 2; }
 	@$(BIN)/python -c 'import pip' >/dev/null 2>&1 || '$(PYTHON)' -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_PIP_OPTIONS) torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[agent,controller,job,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[agent,controller,dashboard,job,dev]'
 	@touch $@
 
 # ---------------------------------------------------------------- the demo

@@ -76,6 +76,39 @@ class RankProgress:
     step: int | None
     phase: str
     at: float  # when the last mark came
+    source: str = "marks"  # what tells of it: marks, log (lines of its log) or collectives (its flight recorder)
+    collectives: int | None = None  # collectives it has enqueued so far, where its flight recorder was asked
+
+
+PROCESS_STATES = ("running", "sleeping", "disk", "stopped", "traced", "zombie", "gone", "unknown")
+ANSWERS = ("control", "py-spy", "proc", "none")  # whom a rank's evidence came from, the richest first
+
+
+@dataclass(frozen=True)
+class RankEvidence:
+    """What one rank was doing while it was looked at, before anything is done to it; part of a capture's result.
+
+    ``frames``: its main thread's Python stack, innermost first, each ``file.py:12 in f`` with the file's whole path.
+    ``pending`` tells whether its flight recorder holds a collective that is enqueued and not finished (None: it could
+    not be read), and ``collective`` is the oldest of those: {"group", "description", "op", "seq", "state"}.
+    """
+
+    rank: int
+    pid: int
+    state: str  # a word of PROCESS_STATES
+    answered: str  # a word of ANSWERS
+    cpu: float | None = None  # cores in use during the look, None where it could not be measured
+    frames: tuple[str, ...] = ()
+    moved: bool | None = None  # its stack was another one at the second look; None with fewer than two stacks
+    pending: bool | None = None
+    collective: Json | None = None
+    enqueued: int | None = None  # collectives enqueued so far, over all groups
+    blocked_on: str = ""  # the kernel function it sleeps in (wchan), where it can be read
+    file: str = ""  # where the node keeps the whole answer
+    error: str = ""  # why something of it could not be read
+
+
+EVIDENCE_FRAMES_MAX = 40
 
 
 @dataclass(frozen=True)

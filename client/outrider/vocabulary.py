@@ -54,12 +54,20 @@ OBSERVATION_KINDS: Final = (
     "cold-start",  # the keeper could not fork safely and started each rank afresh; text says why
     "start-failed",  # a rank could not be started at all (no interpreter, no permission)
     "keeper-lost",  # the keeper of a job died, and its ranks with it
+    "rank-stopped",  # a rank's process is stopped (SIGSTOP, a frozen cgroup); evidence: pid, state, since
+    "rank-continued",  # it runs again
+    "disk-full",  # a file system that the node or its jobs write to has no room; device is its mount point
+    "disk-clear",  # it has room again
     "marks-refused",  # garbage on the marks' socket; counted, never fatal
     "spool-damaged",  # the node's spool was unreadable and was set aside
 )
 
 # What a training script says it is doing (outrider.Run.phase); "step" is the ordinary work between marks.
 PHASES: Final = ("start", "load", "step", "checkpoint", "evaluation", "done")
+
+# How far a checkpoint is trusted, from nothing to most. ``rejected`` stands outside: it is never loaded.
+TRUST: Final = ("written", "complete", "hashed", "loadable", "survived")
+REJECTED: Final = "rejected"
 
 DEMO_FAULTS: Final = ("kill", "stop", "spin", "corrupt", "node", "nan")
 # Faults this version can inject and recover from by itself; the others are refused by name until their issue lands.

@@ -22,7 +22,8 @@ OBSERVATIONS_PER_FRAME_MAX: Final = 256
 NODE_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 NODE_LENGTH_MAX: Final = 63  # the length of a host name's label
 
-ORDER_KINDS: Final = ("prepare", "reserve-port", "start", "stop", "release")
+# capture: args {"ranks": [rank], "deadline_s": s}, empty ranks for all; result {"ranks": [records.RankEvidence]}.
+ORDER_KINDS: Final = ("prepare", "reserve-port", "start", "stop", "release", "capture")
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,63 @@ class PersonAsked:
     job_step: int | None = None
 
 
+@dataclass(frozen=True)
+class Suspected:
+    """A job gave no sign of progress for longer than its own history explains. By itself this harms nobody.
+
+    ``since``: its last sign of progress; ``deadline_s``: how long silence in ``phase`` was expected to last at most;
+    ``act_s``: how long it has to last before anything may be done; ``basis``: the sentence that says where they come
+    from; ``ranks``: those whose own last sign is the oldest.
+    """
+
+    kind: ClassVar[str] = "suspected"
+    at: float
+    job: str
+    generation: int
+    phase: str  # a word of vocabulary.PHASES, or first-step
+    since: float
+    deadline_s: float
+    act_s: float
+    basis: str
+    ranks: tuple[int, ...] = ()
+    job_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A suspected job gave a sign of progress: the suspicion is over."""
+
+    kind: ClassVar[str] = "resumed"
+    at: float
+    job: str
+    generation: int
+    silent_s: float  # how long it had been silent
+    job_step: int | None = None
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """A finished step had a loss or a gradient norm that is no number. ``what``: such as ``loss=nan``."""
+
+    kind: ClassVar[str] = "not-finite"
+    at: float
+    job: str
+    generation: int
+    step: int
+    what: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RecordingFailed:
+    """The disk took no rows from ``since`` until now; what was to be done in that time was not begun."""
+
+    kind: ClassVar[str] = "recording-failed"
+    at: float
+    job: str
+    since: float
+    error: str
+
+
 # --- conclusions: what the core makes of them
 # --------------------------------------------------------------------------
 
@@ -250,11 +307,20 @@ class EffectRequested:
     """One effect on the world, to be carried out once; repeated under the same id until EffectDone is in the ledger.
 
     Names, their ``args`` and the ``result`` they bring:
-    start-attempt   attempt, generation, placement, resume_path, resume_step -> {"warm": bool, "pids": {rank: pid},
-    "why_cold"} stop-attempt    generation, placement, grace_s -> {"stopped": [node], "unreached": [node]}
-    find-checkpoint generation -> {"path", "step", "trust", "rejected": [{"path","why"}]} (path "" for none); raises
-    the fence first release-job     placement -> {}  (the job is over: keepers go away) notify          incident,
-    event ("opened"|"closed") -> {"delivered": [sink], "failed": [{"sink","error"}]}
+
+    - start-attempt: attempt, generation, placement, resume_path, resume_step
+      -> {"warm": bool, "pids": {rank: pid}, "why_cold"}
+    - stop-attempt: generation, placement, grace_s -> {"stopped": [node], "unreached": [node]}
+    - capture-evidence: generation, placement, ranks (empty: all)
+      -> {"ranks": [spoken.RankEvidence as a mapping], "unanswered": [node]}
+    - find-checkpoint: generation, before_step (None: any), distrusted {path: why}, known {path: a Verdict's trust,
+      fingerprint and tree} -> {"path" (empty for none), "step", "trust", "rejected": [{"path", "why"}],
+      "judged": [Verdict]}; raises the fence first
+    - verify-checkpoint: path, step -> Verdict: {"path", "step", "trust", "fingerprint", "tree", "problems": [{"file",
+      "kind", "text"}], "bytes", "files", "seconds", "gone": bool}
+    - prune-checkpoints: keep, protect [path] -> {"removed": [path], "kept": [path]}
+    - release-job: placement -> {} (the job is over: keepers go away)
+    - notify: incident, event (opened or closed) -> {"delivered": [sink], "failed": [{"sink", "error"}]}
     """
 
     kind: ClassVar[str] = "effect-requested"
@@ -315,6 +381,22 @@ class NodeMarked:
 
 
 @dataclass(frozen=True)
+class CheckpointTrusted:
+    """The standing of a checkpoint changed by what became of a job that loaded it, not by looking at its files.
+
+    ``trust``: survived, or rejected for one that is demoted (a crash or a NaN soon after the load).
+    """
+
+    kind: ClassVar[str] = "checkpoint-trusted"
+    at: float
+    job: str
+    path: str
+    step: int
+    trust: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Noted:
     """Something recorded and ignored, such as a message of an older generation."""
 
@@ -336,6 +418,10 @@ Fact = (
     | TimerFired
     | EffectDone
     | PersonAsked
+    | Suspected
+    | Resumed
+    | NotFinite
+    | RecordingFailed
 )
 Conclusion = (
     JobMoved
@@ -348,6 +434,7 @@ Conclusion = (
     | TimerCancelled
     | IncidentClosed
     | NodeMarked
+    | CheckpointTrusted
     | Noted
 )
 Row = Fact | Conclusion
@@ -364,6 +451,10 @@ FACTS: Final = (
     TimerFired,
     EffectDone,
     PersonAsked,
+    Suspected,
+    Resumed,
+    NotFinite,
+    RecordingFailed,
 )
 CONCLUSIONS: Final = (
     JobMoved,
@@ -376,6 +467,7 @@ CONCLUSIONS: Final = (
     TimerCancelled,
     IncidentClosed,
     NodeMarked,
+    CheckpointTrusted,
     Noted,
 )
 ROWS: Final = {cls.kind: cls for cls in (*FACTS, *CONCLUSIONS)}
