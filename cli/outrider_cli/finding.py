@@ -36,7 +36,7 @@ def api(options: argparse.Namespace, right: str) -> http_client.Api | None:
     if url is None:
         return None
     ca_file = Path(options.ca_file) if options.ca_file else None
-    return http_client.Api(url, _token(options, state, right), ca_file)
+    return http_client.Api(url, token(options, state, right), ca_file)
 
 
 def needed_api(options: argparse.Namespace, right: str) -> http_client.Api:
@@ -61,21 +61,22 @@ def recorded_url(state: Path) -> str | None:
     return url if isinstance(url, str) else None
 
 
-def _token(options: argparse.Namespace, state: Path, right: str) -> str:
+def token(options: argparse.Namespace, state: Path, right: str) -> str:
+    """The token that gives ``right`` (read or act), empty where there is none; raises CommandError."""
     given = options.token_file or os.environ.get("OUTRIDER_TOKEN_FILE")
     path = Path(given) if given else state / "tokens" / right
     try:
         with path.open(encoding="ascii") as file:
-            token = file.read(TOKEN_CHARS_MAX).strip()
+            found = file.read(TOKEN_CHARS_MAX).strip()
     except FileNotFoundError:
         if given is None:
             return ""
         raise errors.CommandError(f"--token-file {path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise errors.CommandError(f"{path}: the token cannot be read: {error}. Give --token-file FILE") from error
-    if not token:
+    if not found:
         raise errors.CommandError(f"{path}: holds no token; `outrider controller` makes the tokens at its start")
-    return token
+    return found
 
 
 def chosen_job(names: list[str], given: str | None, none: str = "there is none yet") -> str:
