@@ -131,6 +131,7 @@ def _mfu(
         "while_training": None,
         "with_downtime": None,
         "peak_tflops": devices.peak_tflops if devices else None,
+        "devices": devices.count if devices else None,
         "flops_per_token": per_token,
         "convention": throughput.convention if throughput else None,
         "reason": _no_mfu(per_token, productive_s, devices, throughput),

@@ -104,6 +104,7 @@ class Controller:
         self.tokens = tokens_module.Tokens(state)
         self.tokens.prepare()
         self._policy = runbook_files.load(settings.runbooks or runbook_files.BUILT_IN)
+        books = runbook_files.read(settings.runbooks or runbook_files.BUILT_IN)
         self._ledger = ledgers.Ledger(state / "ledger.db")
         closing(self._ledger.close)
         self._series = series_module.Series(state / "series.db")
@@ -113,7 +114,7 @@ class Controller:
         self._launcher = agents.AgentsLauncher(links, clock, self._ledger.id)
         self.nodes = nodes_module.Nodes(self._turns, self._progress, links, self._launcher, clock, settings.heartbeat_s)
         self.documents = documents_module.Documents(
-            self._ledger, self._turns, self._progress, self.nodes, self._series, clock
+            self._ledger, self._turns, self._progress, self.nodes, self._series, clock, books
         )
         effects = effects_module.Effects(self._launcher, clock, self._ledger.id, self._sinks(), self.documents.incident)
         self._runner = runner.EffectRunner(effects, self._turns, clock, self.nodes.job_step)

@@ -13,7 +13,7 @@ import json
 from typing import Any, Final
 
 from outrider import clock as clock_module
-from outrider_controller import accounting, projection
+from outrider_controller import accounting, projection, runbook_files, thinning, timeline
 from outrider_controller import ledger as ledgers
 from outrider_controller import nodes as nodes_module
 from outrider_controller import progress as progress_module
@@ -24,6 +24,7 @@ from outrider_controller.core import state as states
 
 ROWS_PER_ANSWER_MAX: Final = 1000
 SAMPLES_PER_ANSWER_MAX: Final = 20_000
+SEGMENTS_PER_ANSWER_MAX: Final = 10_000
 ROWS_CACHED_JOBS_MAX: Final = 8
 
 
@@ -42,6 +43,7 @@ class Documents:
         nodes: nodes_module.Nodes,
         series: series_module.Series,
         clock: clock_module.Clock,
+        books: runbook_files.Runbooks | None = None,
     ) -> None:
         self._ledger = ledger
         self._turns = turns
@@ -49,6 +51,7 @@ class Documents:
         self._nodes = nodes
         self._series = series
         self._clock = clock
+        self._books = books or runbook_files.Runbooks()
         self._rows: dict[str, tuple[int, tuple[records.Row, ...]]] = {}
 
     def jobs(self) -> list[dict[str, Any]]:
@@ -107,11 +110,32 @@ class Documents:
         rows, now = await self._rows_of(name), self._clock.now()
         return await asyncio.to_thread(accounting.report, rows, name, now)
 
-    async def series(self, name: str, samples_max: int) -> dict[str, Any]:
-        """The newest samples of a job, oldest of them first; raises UnknownError."""
+    async def timeline(self, name: str) -> dict[str, Any]:
+        """When the job did not progress, and its attempts; raises UnknownError."""
         self.known(name)
-        found = self._series.window(name, min(samples_max, SAMPLES_PER_ANSWER_MAX))
-        return {"job": name, "samples": [_sample(item) for item in found]}
+        rows, now = await self._rows_of(name), self._clock.now()
+        return await asyncio.to_thread(_timeline, rows, name, now)
+
+    async def series(
+        self, name: str, samples_max: int, points_max: int | None = None, last_s: float | None = None
+    ) -> dict[str, Any]:
+        """The newest samples of a job, oldest of them first, thinned to ``points_max``; raises UnknownError.
+
+        ``last_s``: only those of the last seconds before the newest.
+        """
+        self.known(name)
+        most = min(samples_max, SAMPLES_PER_ANSWER_MAX)
+        return {"job": name, **await asyncio.to_thread(_curve, self._series, name, most, points_max, last_s)}
+
+    def runbook(self, name: str) -> dict[str, Any]:
+        """The runbook of a cause: what its front matter says of it, and its text; raises UnknownError."""
+        file = f"{name}.md"
+        if file not in self._books.bodies:
+            known = ", ".join(sorted(one.removesuffix(".md") for one in self._books.bodies)) or "none"
+            raise UnknownError(f"runbook {name!r} is unknown; there are {known}")
+        head = self._books.documents[file]
+        told = {key: head.get(key) for key in ("id", "title", "severity", "action", "page")}
+        return {**told, "text": self._books.bodies[file].strip() + "\n"}
 
     def nodes(self) -> list[dict[str, Any]]:
         """Every node that ever joined, in natural order."""
@@ -193,6 +217,38 @@ def _own_nodes(job: states.JobState, state: states.State) -> dict[str, states.No
     """The nodes of the job's own placement; a list of jobs need not tell of the others."""
     placed = job.attempt.placement if job.attempt else ()
     return {name: state.nodes[name] for name in placed if name in state.nodes}
+
+
+def _timeline(rows: tuple[records.Row, ...], name: str, now: float) -> dict[str, Any]:
+    life = timeline.lives(rows, name)[-1]
+    return {
+        "job": name,
+        "segments": [
+            {"bin": s.bin, "from_at": projection.iso(s.begin), "to_at": projection.iso(s.end), "incident": s.incident}
+            for s in timeline.of_life(life, now)
+            if s.bin not in ("productive", "checkpoint")
+        ][-SEGMENTS_PER_ANSWER_MAX:],
+        "attempts": [
+            {
+                "attempt": row.attempt,
+                "generation": row.generation,
+                "planned_at": projection.iso(row.at),
+                "resume_step": row.resume_step if row.resume_path else None,
+            }
+            for row in life.rows
+            if isinstance(row, records.AttemptPlanned)
+        ][-SEGMENTS_PER_ANSWER_MAX:],
+    }
+
+
+def _curve(
+    series: series_module.Series, name: str, samples_max: int, points_max: int | None, last_s: float | None
+) -> dict[str, Any]:
+    found = series.window_aside(name, samples_max)
+    if last_s is not None and found:
+        found = [item for item in found if item.at >= found[-1].at - last_s]
+    shown = found if points_max is None else thinning.thin(found, points_max)
+    return {"samples": [_sample(item) for item in shown], "thinned_from": len(found)}
 
 
 def _sample(item: series_module.Sample) -> dict[str, Any]:

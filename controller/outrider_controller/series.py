@@ -8,6 +8,7 @@ ledger, so no method raises.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sqlite3
@@ -27,6 +28,10 @@ CREATE TABLE IF NOT EXISTS samples (
   job TEXT NOT NULL, generation INTEGER NOT NULL, step INTEGER NOT NULL, at REAL NOT NULL,
   loss, grad_norm, tokens REAL, step_s REAL, PRIMARY KEY (job, generation, step)) WITHOUT ROWID;
 """
+_WINDOW: Final = (
+    "SELECT generation, step, at, loss, grad_norm, tokens, step_s FROM samples WHERE job = ? "
+    "ORDER BY generation DESC, step DESC LIMIT ?"
+)
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,17 @@ class Series:
 
     def window(self, job: str, n: int) -> list[Sample]:
         """The newest ``n`` samples of a job, oldest of them first."""
-        query = (
-            "SELECT generation, step, at, loss, grad_norm, tokens, step_s FROM samples WHERE job = ? "
-            "ORDER BY generation DESC, step DESC LIMIT ?"
-        )
-        found = self._ask(query, (job, max(0, n)))
+        found = self._ask(_WINDOW, (job, max(0, n)))
         return [Sample(*values) for values in reversed(found)]
+
+    def window_aside(self, job: str, n: int) -> list[Sample]:
+        """The same as ``window`` over a connection of its own, for any thread: a long one takes a while to read."""
+        try:
+            with contextlib.closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+                return [Sample(*values) for values in reversed(db.execute(_WINDOW, (job, max(0, n))).fetchall())]
+        except (sqlite3.Error, ValueError) as error:
+            self._complain(error)
+            return []
 
     def _ask(self, query: str, values: tuple[Any, ...]) -> list[Any]:
         try:

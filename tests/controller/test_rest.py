@@ -22,6 +22,8 @@ READS = [
     "/v1/jobs/demo/incidents/demo-1",
     "/v1/jobs/demo/report",
     "/v1/jobs/demo/series",
+    "/v1/jobs/demo/timeline",
+    "/v1/runbooks/rank-killed",
     "/v1/nodes",
     "/v1/ledger",
 ]
@@ -74,6 +76,7 @@ def test_every_reader_answers_as_openapi_says(tmp_path: Path) -> None:
             answer = await read.get(path)
             assert answer.status_code == 200, answer.text
             pattern = path.replace("incidents/demo-1", "incidents/{incident}").replace("/demo", "/{job}")
+            pattern = pattern.replace("rank-killed", "{runbook}")
             check(spec, pattern, "get", answer)
         check(spec, "/healthz", "get", await read.get("/healthz"))
         told = {(path, method) for path, methods in spec["paths"].items() for method in methods}
@@ -304,3 +307,46 @@ def test_controller_json_is_written_again_when_somebody_removes_it(
             assert (tmp_path / "controller.json").read_text() == before
 
     house.run(work())
+
+
+def test_a_curve_can_be_thinned_and_cut_and_a_runbook_read(tmp_path: Path) -> None:
+    async def work(running: Any, act: httpx.AsyncClient, read: httpx.AsyncClient, made: Any) -> None:
+        for step in range(2, 40):
+            await made[0].marks(step)
+        path = "/v1/jobs/demo/series"
+
+        async def samples(**query: float) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = (await read.get(path, params=query)).json()["samples"]
+            return found
+
+        for _ in range(500):
+            if len(await samples()) == 39:
+                break
+        whole = await samples()
+        thin = await samples(points=12)
+        assert len(thin) <= 12 < len(whole)
+        assert (thin[0], thin[-1]) == (whole[0], whole[-1])
+        assert (await samples(last_s=1e-6))[-1] == whole[-1]
+        assert len(await samples(last_s=1e-6)) == 1
+        failed(await read.get(path, params={"points": 1}), 422, "points")
+        failed(await read.get(path, params={"last_s": -1}), 422, "last_s")
+        found = (await read.get("/v1/runbooks/rank-killed")).json()
+        assert found["title"] == "A rank was killed by a signal from outside"
+        assert "## When to override" in found["text"]
+        failed(await read.get("/v1/runbooks/..%2Fx"), 404)
+        failed(await read.get("/v1/runbooks/nothing"), 404, "rank-killed")
+
+    with_job(tmp_path, work)
+
+
+def test_the_timeline_tells_when_the_job_did_not_progress(tmp_path: Path) -> None:
+    async def work(running: Any, act: httpx.AsyncClient, read: httpx.AsyncClient, made: Any) -> None:
+        found = (await read.get("/v1/jobs/demo/timeline")).json()
+        assert [one["attempt"] for one in found["attempts"]] == [0, 1]
+        bins = [one["bin"] for one in found["segments"]]
+        assert bins[-3:] == ["detection", "diagnosis", "restart"]
+        assert {one["incident"] for one in found["segments"][-3:]} == {"demo-1"}
+        times = [moment for one in found["segments"][-3:] for moment in (one["from_at"], one["to_at"])]
+        assert times == sorted(times)
+
+    with_job(tmp_path, work)

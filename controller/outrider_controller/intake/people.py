@@ -18,6 +18,7 @@ from outrider_controller.core import jobs
 from outrider_controller.intake import doors, failures, shapes
 
 SAMPLES_DEFAULT: Final = 1000
+POINTS_MIN: Final = 10
 
 Json = dict[str, Any]
 Answer = responses.JSONResponse
@@ -115,9 +116,23 @@ async def series(
     request: fastapi.Request,
     job: str,
     n: Annotated[int, fastapi.Query(ge=1, le=documents.SAMPLES_PER_ANSWER_MAX)] = SAMPLES_DEFAULT,
+    points: Annotated[int | None, fastapi.Query(ge=POINTS_MIN, le=documents.SAMPLES_PER_ANSWER_MAX)] = None,
+    last_s: Annotated[float | None, fastapi.Query(gt=0, allow_inf_nan=False)] = None,
 ) -> Answer:
-    """The newest ``n`` finished steps."""
-    return Answer(await doors.house_of(request).documents.series(job, n))
+    """The newest ``n`` finished steps, of the last ``last_s`` seconds, thinned to ``points`` that stand out."""
+    return Answer(await doors.house_of(request).documents.series(job, n, points, last_s))
+
+
+@router.get("/jobs/{job}/timeline", response_model=shapes.Timeline)
+async def timeline(request: fastapi.Request, job: str) -> Answer:
+    """When the job did not progress, and its attempts."""
+    return Answer(await doors.house_of(request).documents.timeline(job))
+
+
+@router.get("/runbooks/{runbook}", response_model=shapes.Runbook)
+async def runbook(request: fastapi.Request, runbook: str) -> Answer:
+    """The page that a person works from."""
+    return Answer(doors.house_of(request).documents.runbook(runbook))
 
 
 async def ask_job(request: fastapi.Request, job: str) -> Answer:

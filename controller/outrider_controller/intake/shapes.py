@@ -160,10 +160,48 @@ class Sample(_Open):
 
 
 class Series(_Open):
-    """Finished steps, oldest first."""
+    """Finished steps, oldest first. ``thinned_from``: how many there were before some were left out."""
 
     job: str
     samples: list[Sample]
+    thinned_from: int
+
+
+class Segment(_Open):
+    """A stretch of time without progress. ``bin`` is a word of the report's bins."""
+
+    bin: str
+    from_at: str
+    to_at: str
+    incident: str | None
+
+
+class Attempt(_Open):
+    """One start of all ranks. ``resume_step`` is null where it began at the beginning."""
+
+    attempt: int
+    generation: int
+    planned_at: str
+    resume_step: int | None
+
+
+class Timeline(_Open):
+    """When the job did not progress, oldest first, and its attempts."""
+
+    job: str
+    segments: list[Segment]
+    attempts: list[Attempt]
+
+
+class Runbook(_Open):
+    """What a cause's runbook says of itself, and its text (Markdown)."""
+
+    id: str
+    title: str
+    severity: str | None
+    action: str | None
+    page: str | None
+    text: str
 
 
 class Node(_Open):
