@@ -205,11 +205,54 @@ def test_common_words_in_plain_output_are_no_echo_unless_the_library_wrote_them(
         ("gloo-peer-stopped", "peer-lost", "peer-lost:gloo-wait"),
         ("key-error", "python-error", "python-error:KeyError:<module>:'layer.#'"),
         ("cpu-allocator", "out-of-memory", "out-of-memory:host:<module>"),
+        ("dcp-metadata-missing", "checkpoint-torn", "checkpoint-torn:metadata"),
+        ("dcp-metadata-truncated", "checkpoint-torn", "checkpoint-torn:metadata"),
+        ("dcp-file-missing", "checkpoint-torn", "checkpoint-torn:file-missing"),
+        ("dcp-file-truncated", "checkpoint-torn", "checkpoint-torn:cut-off"),
+        ("dcp-file-zeroed", "checkpoint-damaged", "checkpoint-damaged:unreadable"),
+        ("torch-load-zeroed", "checkpoint-damaged", "checkpoint-damaged:unreadable"),
+        ("dcp-disk-full", "disk-full", "disk-full:short-write"),
+        ("torch-save-disk-full", "disk-full", "disk-full:short-write"),
     ],
 )
 def test_recorded_ends_are_judged_for_what_they_were(name: str, kind: str, signature: str) -> None:
     found = job_log.judge(ended(tail=(RECORDED / f"{name}.txt").read_text(encoding="utf-8")))
     assert (found.kind, found.signature) == (kind, signature)
+
+
+@pytest.mark.parametrize("name", ["dcp-key-missing", "dcp-size-mismatch"])
+def test_a_sound_checkpoint_of_another_model_is_the_scripts_own_error(name: str) -> None:
+    found = job_log.judge(ended(tail=(RECORDED / f"{name}.txt").read_text(encoding="utf-8")))
+    assert found.kind == "python-error"
+
+
+@pytest.mark.parametrize(
+    ("phase", "text", "kind"),
+    [
+        ("load", "EOFError: Ran out of input", "checkpoint-torn"),
+        ("step", "EOFError: Ran out of input", "python-error"),
+        ("load", "zipfile.BadZipFile: Bad CRC-32 for file 'data/0'", "checkpoint-damaged"),
+        ("step", "zipfile.BadZipFile: Bad CRC-32 for file 'shard-7.npz'", "python-error"),
+        ("load", "FileNotFoundError: [Errno 2] No such file or directory: '/data/vocab.txt'", "python-error"),
+        ("load", "OSError: [Errno 116] Stale file handle: '/ckpt/step-8'", "python-error"),
+        ("checkpoint", "OSError: [Errno 28] No space left on device: '/ckpt/x'", "disk-full"),
+        ("step", "OSError: [Errno 122] Disk quota exceeded", "disk-full"),
+    ],
+)
+def test_an_error_of_storage_is_told_by_its_words_and_by_what_the_rank_was_doing(
+    phase: str, text: str, kind: str
+) -> None:
+    assert job_log.judge(dataclasses.replace(ended(tail=python(text)), phase=phase)).kind == kind
+
+
+def test_the_checkpoint_exception_of_the_error_file_is_read_with_the_end_of_the_log() -> None:
+    tail = (RECORDED / "dcp-file-missing.txt").read_text(encoding="utf-8")
+    told = dataclasses.replace(
+        ended(tail=tail), error_type="CheckpointException", error_message="CheckpointException ranks:dict_keys([0])"
+    )
+    found = job_log.judge(told)
+    assert found.kind == "checkpoint-torn"
+    assert "__0_0.distcp" in found.text
 
 
 def test_the_error_file_outweighs_the_log() -> None:
@@ -307,6 +350,10 @@ def test_every_row_of_the_tables_says_where_it_comes_from_and_is_of_a_known_kind
         patterns.PEER_LOST,
         patterns.OWN_FAULT,
         patterns.NATIVE_CRASH,
+        patterns.DISK_FULL,
+        patterns.NO_FAULT_OF_THE_CHECKPOINT,
+        patterns.CHECKPOINT_TORN,
+        patterns.CHECKPOINT_DAMAGED,
         patterns.PYTHON_ERRORS,
     )
     rows = [row for table in tables for row in table]

@@ -11,10 +11,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from outrider import records
-from outrider_analysis.job_log import exceptions, patterns
+from outrider_analysis.job_log import exceptions, patterns, storage
 from outrider_analysis.job_log import signature as signatures
 
-KINDS: Final = ("clean", "asked", "killed", "native-crash", "out-of-memory", "python-error", "peer-lost", "exit-code")
+KINDS: Final = (
+    "clean",
+    "asked",
+    "killed",
+    "native-crash",
+    "out-of-memory",
+    "disk-full",
+    "checkpoint-damaged",
+    "checkpoint-torn",
+    "python-error",
+    "peer-lost",
+    "exit-code",
+)
 
 # The processor or the runtime ends a process by these; all other signals come from somebody who sent them.
 NATIVE_SIGNALS: Final = frozenset(
@@ -33,6 +45,11 @@ _SHELL_SIGNALS: Final = {
     137: "SIGKILL",
     139: "SIGSEGV",
     143: "SIGTERM",
+}
+_STORED: Final = {
+    "disk-full": "found no room to write",
+    "checkpoint-torn": "loaded a checkpoint of which something is missing",
+    "checkpoint-damaged": "loaded a checkpoint that is not what was written",
 }
 # A line that torch's communication wrote, by the source file or the class that it names.
 _LIBRARY_LINE: Final = re.compile(r"gloo|c10d|NCCL|ProcessGroup|TCPStore|torch[./]distributed")
@@ -165,6 +182,10 @@ def _raised(seen: _Evidence, last: exceptions.PythonError) -> ExitJudgement:
     blamed = root if _peer_row(last) else last
     if blamed is root and root.innermost:
         where = f" in {root.innermost.where}"
+    stored = storage.find(seen.chain, seen.tail, seen.exit.phase)
+    if stored:
+        sign = signatures.signature(stored.kind, stored.name)
+        return ExitJudgement(stored.kind, sign, f"{_STORED[stored.kind]}{where}: {stored.text}", stored.name, blamed)
     known = patterns.first(patterns.PYTHON_ERRORS, blamed.message, blamed.name)
     sign = signatures.signature("python-error", blamed.name, _function(blamed), signatures.normalise(blamed.message))
     return ExitJudgement("python-error", sign, f"raised {blamed.text}{where}", known.name if known else "", blamed)

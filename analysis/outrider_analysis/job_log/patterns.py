@@ -54,6 +54,18 @@ def _python(name: str, regex: str, source: str) -> Pattern:
     return Pattern(name, "python-error", re.compile(regex), source)
 
 
+def _disk(name: str, regex: str, source: str, types: frozenset[str] = frozenset()) -> Pattern:
+    return Pattern(name, "disk-full", re.compile(regex), source, types)
+
+
+def _torn(name: str, regex: str, source: str) -> Pattern:
+    return Pattern(name, "checkpoint-torn", re.compile(regex), source)
+
+
+def _damaged(name: str, regex: str, source: str) -> Pattern:
+    return Pattern(name, "checkpoint-damaged", re.compile(regex), source)
+
+
 # Classes that torch's communication raises. A ConnectionResetError out of the user's own HTTP call is not an echo.
 COMMUNICATION_TYPES: Final = frozenset(
     {"RuntimeError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError", "DistQueueEmptyError"}
@@ -204,6 +216,65 @@ NATIVE_CRASH: Final = (
     _crash("illegal-instruction", r"^Illegal instruction|\bSIGILL\b", "a shell or a runtime tells of it"),
 )
 
+DISK_FULL: Final = (
+    _disk(
+        "no-space",
+        r"No space left on device|\[Errno 28\]|Disk quota exceeded|\[Errno 122\]",
+        "the kernel's words for ENOSPC and EDQUOT",
+    ),
+    _disk(
+        "short-write",
+        r"inline_container\.cc:\d+\] \. (?:unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing)"
+        r"|basic_ios::clear: iostream error",
+        "torch's zip writer got fewer bytes onto the disk than it gave; recorded with 2.13.0 on a full file system",
+        frozenset({"RuntimeError", "CheckpointException"}),
+    ),
+)
+
+# What a loader may say of a checkpoint that is as good as it was written.
+NO_FAULT_OF_THE_CHECKPOINT: Final = (
+    _python(
+        "other-model",
+        r"Missing key in checkpoint|[Ss]ize mismatch|Missing key\(s\) in state_dict|Unexpected key\(s\) in state_dict",
+        "the checkpoint is of another model; recorded with torch 2.13.0",
+    ),
+    _python(
+        "storage",
+        r"Stale file handle|\[Errno 116\]|Input/output error|\[Errno 5\]"
+        r"|Transport endpoint is not connected|\[Errno 107\]|Permission denied|\[Errno 13\]",
+        "storage or its mount is ill (ESTALE, EIO, ENOTCONN), or the file is not ours (EACCES)",
+    ),
+)
+CHECKPOINT_TORN: Final = (
+    _torn(
+        "metadata",
+        r"metadata is None|pickle data was truncated|Ran out of input",
+        "its .metadata is missing or cut off: it was never finished; recorded with torch 2.13.0",
+    ),
+    _torn(
+        "file-missing",
+        r"\[Errno 2\] No such file or directory: '[^']*'",
+        "a file that the checkpoint names is not there; recorded with torch 2.13.0",
+    ),
+    _torn(
+        "cut-off",
+        r"failed finding central directory|\bEOFError\b|[Uu]nexpected end of (?:file|data)|File is not a zip file",
+        "an entry ends before its end; recorded with torch 2.13.0",
+    ),
+)
+CHECKPOINT_DAMAGED: Final = (
+    _damaged(
+        "unreadable",
+        r"\bUnpicklingError\b|Weights only load failed|[Ii]nvalid magic number|Unsupported operand",
+        "the bytes are no pickle that torch wrote; recorded with torch 2.13.0",
+    ),
+    _damaged(
+        "zip",
+        r"PytorchStreamReader|Bad CRC-32|\bBadZipFile\b|invalid header or archive is corrupted",
+        "the entry is no zip archive that torch wrote",
+    ),
+)
+
 # Known errors that stay "python-error"; the name lets a diagnosis say more than "an exception".
 PYTHON_ERRORS: Final = (
     _python(
@@ -217,11 +288,6 @@ PYTHON_ERRORS: Final = (
         "the device or its driver refused; the script and the hardware can both be behind it",
     ),
     _python("nccl-usage", r"ncclInvalid(?:Usage|Argument)|Duplicate GPU detected", "NCCL was called wrongly"),
-    _python(
-        "disk-full",
-        r"No space left on device|\[Errno 28\]|Disk quota exceeded|\[Errno 122\]",
-        "storage is full (ENOSPC, EDQUOT)",
-    ),
     _python(
         "storage",
         r"Stale file handle|\[Errno 116\]|Input/output error|\[Errno 5\]"
