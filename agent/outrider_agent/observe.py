@@ -117,6 +117,20 @@ def lost_ranks(place: Place, pids: dict[int, int], at: float) -> Iterable[record
         yield rank_exited(place, records.RankExit(rank, rank - first, pid, order, None, None, False, at))
 
 
+def rank_stopped(place: Place, rank: int, pid: int, how: str, since: float) -> records.Observation:
+    """A rank's process was stopped at two looks in a row; ``since`` is the first of them."""
+    text = f"rank {rank} (pid {pid}) of job {place.job} on {place.node} is stopped, by {how or 'somebody'}"
+    evidence: records.Json = {"pid": pid, "state": "stopped", "since": since, "how": how}
+    return dataclasses.replace(_of(place, "rank-stopped", "error", since, text, evidence), rank=rank)
+
+
+def rank_continued(place: Place, rank: int, pid: int, since: float, at: float) -> records.Observation:
+    """A rank that was stopped runs again."""
+    text = f"rank {rank} (pid {pid}) of job {place.job} on {place.node} runs again after {at - since:.1f} s"
+    evidence: records.Json = {"pid": pid, "state": "running", "since": since}
+    return dataclasses.replace(_of(place, "rank-continued", "info", at, text, evidence), rank=rank)
+
+
 def marks_refused(node: str, refused: int, why: str, at: float) -> records.Observation:
     """Something that is no mark came on the marks' socket; it was counted, and marks go on."""
     text = f"{refused} datagrams on the marks socket of {node} were refused, the last because: {why}"

@@ -1,7 +1,8 @@
 """What a Python rank does before and after the job's script, so that it can be asked while it hangs and read once dead.
 
-Before: stacks on SIGUSR2 and on a crash into the rank's log, and torch's worker server on the rank's control socket
-as soon as the job has torch (a C++ thread answers there while the main thread is blocked). After an exception: the
+Before: stacks on SIGUSR2 and on a crash into the rank's log; stacks on STACKS_SIGNAL into a file of their own, for the
+agent; and torch's worker server on the rank's control socket as soon as the job has torch (a C++ thread answers there
+while the main thread is blocked). After an exception: the
 error file in torchelastic's format. Nothing in here may fail a rank: what does not work is said once in the log.
 """
 
@@ -9,12 +10,15 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import fcntl
 import importlib.abc
 import importlib.machinery
 import json
 import os
+import resource
 import signal
 import sys
+import threading
 import time
 import traceback
 import types
@@ -23,6 +27,11 @@ from typing import Any, Final
 
 CONTROL_SOCKET: Final = "TORCH_WORKER_SERVER_SOCKET"
 ERROR_FILE: Final = "TORCHELASTIC_ERROR_FILE"
+STACKS_FILE: Final = "OUTRIDER_STACKS"
+# SIGUSR2 may be the script's own (submitit and others save a checkpoint on it), and from outside nobody can see whose
+# handler is in place. No script uses this one, and where a process catches it, this hook made it.
+STACKS_SIGNAL: Final = signal.SIGRTMAX - 6
+STACKS_FD_MIN: Final = 100  # out of the way of a script that counts on low numbers
 TRACE_FRAMES_MAX: Final = 100
 _STDERR: Final = 2
 
@@ -34,6 +43,7 @@ def prepare(environ: MutableMapping[str, str]) -> None:
         faulthandler.register(signal.SIGUSR2, _STDERR, all_threads=True)
     except (OSError, RuntimeError, ValueError) as error:
         _say(f"stacks cannot be asked for: {error}")
+    _answer_the_agent(environ.get(STACKS_FILE, ""))
     path = environ.get(CONTROL_SOCKET, "")
     if not path:
         return
@@ -68,6 +78,26 @@ def record(error: BaseException, environ: MutableMapping[str, str]) -> None:
             json.dump(document, file)
     except OSError as problem:
         _say(f"the error file {path} cannot be written: {problem}")
+
+
+def _answer_the_agent(path: str) -> None:
+    """Stacks of all threads into ``path`` on STACKS_SIGNAL. Its first line tells the agent how to make sure of us: pid,
+    descriptor, and the main thread as the stacks call it.
+    """
+    if not path:
+        return
+    try:
+        # Appending, so that the agent may cut off what it has read.
+        how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        low = os.open(path, how, 0o600)
+        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        least = STACKS_FD_MIN if files_max == resource.RLIM_INFINITY else min(STACKS_FD_MIN, files_max // 2)
+        fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, least)
+        os.close(low)
+        faulthandler.register(STACKS_SIGNAL, fd, all_threads=True)
+        os.write(fd, f"{os.getpid()} {fd} {threading.main_thread().ident or 0:#018x}\n".encode())
+    except (OSError, RuntimeError, ValueError) as error:
+        _say(f"the agent cannot ask this rank for stacks: {error}")
 
 
 def _serve(path: str) -> None:

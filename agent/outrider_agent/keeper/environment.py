@@ -36,7 +36,7 @@ def of_rank(
 ) -> dict[str, str]:
     """The whole environment of ``rank``. ``base``: the keeper's own, already cleared of what is the keeper's alone."""
     wanted = {**base, **order.env}
-    return {**_defaults(order, rank, home), **wanted, **_identity(order, rank), **_ours(order, job, node, home)}
+    return {**_defaults(order, rank, home), **wanted, **_identity(order, rank), **_ours(order, rank, job, node, home)}
 
 
 def of_keeper(env: Mapping[str, str], home: homes.Home, ranks: int) -> dict[str, str]:
@@ -92,7 +92,7 @@ def _identity(order: orders.Start, rank: int) -> dict[str, str]:
     }
 
 
-def _ours(order: orders.Start, job: str, node: str, home: homes.Home) -> dict[str, str]:
+def _ours(order: orders.Start, rank: int, job: str, node: str, home: homes.Home) -> dict[str, str]:
     marks = {"OUTRIDER_MARKS": order.marks} if order.marks else {}
     return marks | {
         "TORCHELASTIC_RUN_ID": job,
@@ -101,6 +101,7 @@ def _ours(order: orders.Start, job: str, node: str, home: homes.Home) -> dict[st
         "OUTRIDER_ATTEMPT": str(order.attempt),
         "OUTRIDER_GENERATION": str(order.generation),
         "OUTRIDER_RESUME_FROM": order.resume_path,
+        "OUTRIDER_STACKS": str(home.stacks(rank)),
         "OUTRIDER_FENCE": os.pathsep.join([str(home.fence), *order.fence]),
     }
 

@@ -51,6 +51,10 @@ class Home:
         """Where torch's worker server of ``rank`` answers."""
         return self.path / "ctl" / f"{rank}.sock"
 
+    def stacks(self, rank: int) -> Path:
+        """Where ``rank`` writes its stacks when the agent asks by signal."""
+        return self.path / "ctl" / f"{rank}.stacks"
+
 
 def of(runtime: Path, job: str) -> Home:
     """The home of the keeper of ``job`` below a node's runtime directory."""
