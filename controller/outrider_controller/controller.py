@@ -25,7 +25,17 @@ from typing import Any, Final
 
 from outrider import clock as clock_module
 from outrider import places, version, vocabulary, wire
-from outrider_controller import codec, intake, logs, projection, runbook_files, runner, sentences, server
+from outrider_controller import (
+    codec,
+    directory_lock,
+    intake,
+    logs,
+    projection,
+    runbook_files,
+    runner,
+    sentences,
+    server,
+)
 from outrider_controller import documents as documents_module
 from outrider_controller import effects as effects_module
 from outrider_controller import ledger as ledgers
@@ -99,7 +109,7 @@ class Controller:
     def _open(self, state: Path) -> None:
         """Whatever has to be closed is put on the stack in the moment in which it is opened."""
         settings, clock, closing = self._settings, self.clock, self._opened.callback
-        closing(ledgers.DirectoryLock(state).release)
+        closing(directory_lock.DirectoryLock(state).release)
         closing(logs.leave, logs.to(state, settings.log_to_stderr))
         self.tokens = tokens_module.Tokens(state)
         self.tokens.prepare()

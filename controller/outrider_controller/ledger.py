@@ -1,10 +1,13 @@
 """The append-only record: what happened and what was concluded, in order, on a disk that has confirmed it.
 
 Rows go in as one transaction per call (``append``) and come back in order (``read``). Two guards keep two controllers
-from writing one history: a lock on a file beside the ledger, and an epoch that a controller takes at its start.
-``append`` names the epoch and the sequence number it expects; a controller that has been succeeded is refused with
+from writing one history: a lock on the state directory (``directory_lock``), and an epoch that a controller takes at
+its start. ``append`` names the epoch and the sequence number it expects; a controller that has been succeeded is refused with
 ``FencedError``. The numbers of agents' observations that are already recorded are written in the same transaction, so
 none is taken twice.
+
+Every row carries a checksum over itself and the checksum before it, so that a row that was changed or taken away shows
+(``integrity``). Rows that a version before format 2 wrote have none and are accepted as they are.
 
     LedgerError
       BusyError             another controller holds the state directory
@@ -16,30 +19,36 @@ none is taken twice.
 
 from __future__ import annotations
 
-import fcntl
+import dataclasses
+import hashlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from outrider_controller import codec
+from outrider_controller import codec, witness
 from outrider_controller.core import records
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 2: rows have checksums, and there are snapshots
 BUSY_WAIT_S: Final = 5.0
 ROWS_READ_AT_ONCE: Final = 1000
+SNAPSHOTS_KEPT: Final = 3
+CHECKSUM_BYTES: Final = 16
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rows (
   seq INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, at REAL NOT NULL, job TEXT NOT NULL,
-  kind TEXT NOT NULL, schema INTEGER NOT NULL, data TEXT NOT NULL);
+  kind TEXT NOT NULL, schema INTEGER NOT NULL, data TEXT NOT NULL, sum TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS rows_of_job ON rows (job, seq);
 CREATE TABLE IF NOT EXISTS acked (
   node TEXT NOT NULL, spool_id TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (node, spool_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS snapshots (
+  seq INTEGER PRIMARY KEY, schema INTEGER NOT NULL, shape TEXT NOT NULL, row_sum TEXT NOT NULL, sum TEXT NOT NULL,
+  data BLOB NOT NULL);
 """
 
 
@@ -76,27 +85,33 @@ class Acked:
     seq: int
 
 
-class DirectoryLock:
-    """One controller per state directory: a lock that ends with the process, whatever ends the process."""
+@dataclass(frozen=True)
+class RawRow:
+    """One row as it lies in the file. ``data``: JSON; ``sum``: checksum, empty for a row of format 1."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / "controller.lock"
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(self._file, 64).decode(errors="replace").strip() or "unknown"
-            os.close(self._file)
-            raise BusyError(
-                f"{state_dir}: another controller (pid {holder}) runs on this state directory; "
-                "stop it, or give another directory with --state DIR"
-            ) from None
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()}\n".encode())
+    seq: int
+    epoch: int
+    at: float
+    job: str
+    kind: str
+    schema: int
+    data: str
+    sum: str
 
-    def release(self) -> None:
-        """Let the next controller in."""
-        os.close(self._file)
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state after row ``seq`` (``data``: JSON), for a program whose state has this ``shape``.
+
+    ``row_sum`` is the checksum of that row, which ties the snapshot to this history; ``sum`` is over ``data``.
+    """
+
+    seq: int
+    schema: int
+    shape: str
+    row_sum: str
+    sum: str
+    data: bytes
 
 
 class Ledger:
@@ -106,10 +121,12 @@ class Ledger:
         self.path = path
         self._db = _open_for_writing(path)
         self.id = self._meta("id")
+        self._witness = witness.Witness(path, self.id)
 
     def close(self) -> None:
         """Close the file; everything appended is on the disk already."""
         self._db.close()
+        self._witness.close()
 
     def take_epoch(self) -> int:
         """A new epoch, higher than every one before; from now on older ones are refused."""
@@ -121,31 +138,58 @@ class Ledger:
     @property
     def last_seq(self) -> int:
         """Number of the last row, 0 for an empty ledger."""
-        found = self._db.execute("SELECT coalesce(max(seq), 0) FROM rows").fetchone()
-        return int(found[0])
+        return self._last()[0]
+
+    def _last(self) -> tuple[int, str]:
+        """Number and checksum of the last row."""
+        found = self._db.execute("SELECT seq, sum FROM rows ORDER BY seq DESC LIMIT 1").fetchone()
+        return (int(found[0]), str(found[1])) if found else (0, "")
 
     def append(self, expected_seq: int, epoch: int, rows: Sequence[records.Row], acked: Sequence[Acked] = ()) -> int:
         """Write ``rows`` after row ``expected_seq``, all or none, and return the last number once the disk has them."""
-        values = [
-            (
-                expected_seq + place,
-                epoch,
-                row.at,
-                getattr(row, "job", ""),
-                row.kind,
-                records.SCHEMA,
-                codec.row_data(row),
-            )
-            for place, row in enumerate(rows, start=1)
-        ]
         with _Transaction(self._db, self.path):
-            self._check(expected_seq, epoch)
-            self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            before = self._check(expected_seq, epoch)
+            values = _values(expected_seq, epoch, before, rows)
+            self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
             self._db.executemany(
                 "INSERT INTO acked VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq)",
                 [(item.node, item.spool_id, item.seq) for item in acked],
             )
+        if values:
+            self._witness.write(values[-1][0], values[-1][-1])
         return expected_seq + len(values)
+
+    def keep_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot of a row that is in the ledger, and the SNAPSHOTS_KEPT newest of all."""
+        with _Transaction(self._db, self.path):
+            self._db.execute(
+                "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?, ?)", dataclasses.astuple(snapshot)
+            )
+            newest = "SELECT seq FROM snapshots ORDER BY seq DESC LIMIT ?"
+            self._db.execute(f"DELETE FROM snapshots WHERE seq NOT IN ({newest})", (SNAPSHOTS_KEPT,))
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """Snapshots, the newest first. One that lies on damaged pages ends the row of them."""
+        try:
+            for (seq,) in self._db.execute("SELECT seq FROM snapshots ORDER BY seq DESC").fetchall():
+                found = self._db.execute("SELECT * FROM snapshots WHERE seq = ?", (seq,)).fetchone()
+                yield Snapshot(*found)
+        except sqlite3.Error:
+            return
+
+    def row_sum(self, seq: int) -> str | None:
+        """Checksum of row ``seq``, None where there is no such row."""
+        found = self._db.execute("SELECT sum FROM rows WHERE seq = ?", (seq,)).fetchone()
+        return str(found[0]) if found else None
+
+    def cut(self, first: int, acked_max: Mapping[str, int]) -> None:
+        """Remove row ``first`` and all after it; spools count as recorded up to ``acked_max`` of their node at most."""
+        with _Transaction(self._db, self.path):
+            self._db.execute("DELETE FROM rows WHERE seq >= ?", (first,))
+            self._db.execute("DELETE FROM snapshots WHERE seq >= ?", (first,))
+            for node, spool_id, seq in self._db.execute("SELECT node, spool_id, seq FROM acked").fetchall():
+                values = (min(seq, acked_max.get(node, 0)), node, spool_id)
+                self._db.execute("UPDATE acked SET seq = ? WHERE node = ? AND spool_id = ?", values)
 
     def acked(self, node: str, spool_id: str) -> int:
         """Highest observation number of that spool in the ledger, 0 for none."""
@@ -157,18 +201,51 @@ class Ledger:
         """Rows after number ``after`` in order, of one job if it is named. Safe in any thread."""
         return read(self.path, after, job)
 
-    def _check(self, expected_seq: int, epoch: int) -> None:
+    def _check(self, expected_seq: int, epoch: int) -> str:
+        """Refuse a writer that may not write; the checksum that the next row follows."""
         newest = int(self._meta("epoch"))
         if epoch < newest:
             raise FencedError(
                 f"{self.path}: this controller has epoch {epoch}, but one with epoch {newest} has taken over; "
                 "this one writes nothing more and must stop"
             )
-        if (last := self.last_seq) != expected_seq:
+        last, before = self._last()
+        if last != expected_seq:
             raise WrongSequenceError(f"{self.path}: the last row is {last}, but {expected_seq} was expected")
+        return before
 
     def _meta(self, key: str) -> str:
         return str(self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
+
+
+def checksum(before: str, seq: int, epoch: int, at: float, job: str, kind: str, schema: int, data: str) -> str:
+    """Checksum of a row that follows one with checksum ``before``: 32 hexadecimal digits (BLAKE2b)."""
+    text = f"{before}\n{seq}\n{epoch}\n{at!r}\n{job}\n{kind}\n{schema}\n{data}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=CHECKSUM_BYTES).hexdigest()
+
+
+def _values(last: int, epoch: int, before: str, rows: Sequence[records.Row]) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    for seq, row in enumerate(rows, start=last + 1):
+        told = (seq, epoch, float(row.at), getattr(row, "job", ""), row.kind, records.SCHEMA, codec.row_data(row))
+        before = checksum(before, *told)
+        found.append((*told, before))
+    return found
+
+
+def raw(path: Path, after: int = 0) -> Iterator[RawRow]:
+    """Rows after number ``after`` as they lie in a file of format 2. Raises UnreadableError where pages are damaged."""
+    query = "SELECT seq, epoch, at, job, kind, schema, data, sum FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"
+    with _Reader(path) as db:
+        while True:
+            try:
+                page = db.execute(query, (after, ROWS_READ_AT_ONCE)).fetchall()
+            except sqlite3.Error as error:
+                raise UnreadableError(f"{path}: cannot be read as a ledger: {error}") from error
+            if not page:
+                return
+            yield from (RawRow(*values) for values in page)
+            after = page[-1][0]
 
 
 def read(path: Path, after: int = 0, job: str | None = None) -> Iterator[tuple[int, records.Row]]:
@@ -268,10 +345,7 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, timeout=BUSY_WAIT_S, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        db.executescript(_TABLES)
-        for key, value in (("format", str(FORMAT)), ("id", secrets.token_hex(8)), ("epoch", "0")):
-            db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
-        found = int(db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()[0])
+        found = _prepare(db)
     except (sqlite3.Error, OSError) as error:
         raise UnreadableError(
             f"{path}: cannot be used as a ledger: {error}. Set the file aside or give another --state DIR"
@@ -282,3 +356,18 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
             f"{path}: has format {found}, this version reads {FORMAT}; run a newer version of Outrider"
         )
     return db
+
+
+def _prepare(db: sqlite3.Connection) -> int:
+    """Make what is missing of the tables, also in a file of format 1; the file's format."""
+    db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+    known = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+    if known is not None and int(known[0]) > FORMAT:
+        return int(known[0])  # a newer version's: it is left as it is
+    db.executescript(_TABLES)
+    if "sum" not in {column[1] for column in db.execute("PRAGMA table_info(rows)")}:
+        db.execute("ALTER TABLE rows ADD COLUMN sum TEXT NOT NULL DEFAULT ''")
+    for key, value in (("format", str(FORMAT)), ("id", secrets.token_hex(8)), ("epoch", "0")):
+        db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
+    db.execute("UPDATE meta SET value = ? WHERE key = 'format' AND value <> ?", (str(FORMAT), str(FORMAT)))
+    return FORMAT

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from outrider import records as spoken
-from outrider_controller import codec, ledger
+from outrider_controller import codec, directory_lock, ledger
 from outrider_controller.core import records
 
 # Appends rows as fast as it can and says the last number that was confirmed.
@@ -113,11 +113,11 @@ def test_a_full_disk_is_told_and_leaves_the_ledger_as_it_was(tmp_path: Path) -> 
 
 
 def test_a_second_controller_on_one_directory_is_refused_with_the_first_ones_process_id(tmp_path: Path) -> None:
-    held = ledger.DirectoryLock(tmp_path)
+    held = directory_lock.DirectoryLock(tmp_path)
     with pytest.raises(ledger.BusyError, match=f"pid {os.getpid()}"):
-        ledger.DirectoryLock(tmp_path)
+        directory_lock.DirectoryLock(tmp_path)
     held.release()
-    ledger.DirectoryLock(tmp_path).release()
+    directory_lock.DirectoryLock(tmp_path).release()
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
 def test_a_ledger_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     ledger.Ledger(tmp_path / "ledger.db").close()
     with sqlite3.connect(tmp_path / "ledger.db") as db:
-        db.execute("UPDATE meta SET value = '2' WHERE key = 'format'")
-    with pytest.raises(ledger.UnreadableError, match="format 2"):
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
+    with pytest.raises(ledger.UnreadableError, match="format 99"):
         ledger.Ledger(tmp_path / "ledger.db")
 
 

@@ -53,12 +53,28 @@ def _job_submitted(state: State, row: records.JobSubmitted) -> State:
     old = state.jobs.get(row.job)
     if old is not None and not old.over:
         return state
-    job = states.JobState(spec=jobs.parse(row.spec), submitted_at=row.at, since_at=row.at)
+    job = _numbers_skipped(states.JobState(jobs.parse(row.spec), row.at, since_at=row.at), state.cut_rows)
     if old is not None:
         job = dataclasses.replace(
             job, incidents=old.incidents, effects=old.effects, generation=old.generation, attempts=old.attempts
         )
     return _put_job(state, row.job, job)
+
+
+def _ledger_cut(state: State, row: records.LedgerCut) -> State:
+    jobs_ = {name: _numbers_skipped(job, row.rows) for name, job in state.jobs.items()}
+    return dataclasses.replace(state, jobs=jobs_, cut_rows=state.cut_rows + row.rows)
+
+
+def _numbers_skipped(job: states.JobState, rows: int) -> states.JobState:
+    """Each lost row may have given out one number, which agents and ranks remember: none is given out again."""
+    return dataclasses.replace(
+        job,
+        incidents=job.incidents + rows,
+        effects=job.effects + rows,
+        generation=job.generation + rows,
+        attempts=job.attempts + rows,
+    )
 
 
 def _node_joined(state: State, row: records.NodeJoined) -> State:
@@ -333,4 +349,5 @@ _HANDLERS: dict[type, Callable[[State, Any], State]] = {
     records.Diagnosed: _diagnosed,
     records.Decided: _decided,
     records.IncidentClosed: _incident_closed,
+    records.LedgerCut: _ledger_cut,
 }

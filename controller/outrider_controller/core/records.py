@@ -214,6 +214,22 @@ class RecordingFailed:
     error: str
 
 
+@dataclass(frozen=True)
+class LedgerCut:
+    """The end of the ledger could not be read, or was gone: row ``first`` and what followed it is no part of it now.
+
+    ``rows``: how many that were, at most; rows that had been confirmed are lost with them. ``kept``: where what was left
+    of them lies, empty where nothing was.
+    """
+
+    kind: ClassVar[str] = "ledger-cut"
+    at: float
+    first: int
+    rows: int
+    damage: str
+    kept: str = ""
+
+
 # --- conclusions: what the core makes of them
 # --------------------------------------------------------------------------
 
@@ -422,6 +438,7 @@ Fact = (
     | Resumed
     | NotFinite
     | RecordingFailed
+    | LedgerCut
 )
 Conclusion = (
     JobMoved
@@ -455,6 +472,7 @@ FACTS: Final = (
     Resumed,
     NotFinite,
     RecordingFailed,
+    LedgerCut,
 )
 CONCLUSIONS: Final = (
     JobMoved,

@@ -140,3 +140,4 @@ class State:
 
     nodes: dict[str, NodeState] = field(default_factory=dict)
     jobs: dict[str, JobState] = field(default_factory=dict)
+    cut_rows: int = 0  # rows that the ledger has ever lost; a job that it forgot may have used as many numbers
