@@ -18,9 +18,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import filesystem, state_dict_loader, state_dict_saver
 
+import llama4d_faults as faults_
 import llama4d_manifest as manifest
 import llama4d_supervisor as supervisor
 from llama4d_data import Batches
+from llama4d_options import Options
 from llama4d_parallel import Groups
 from llama4d_pipeline import Trainer
 
@@ -147,12 +149,13 @@ class Pending:
 class Saver:
     """Writes checkpoints of one job into one folder."""
 
-    def __init__(self, job: Job, folder: Path, run: supervisor.Run, asynchronous: bool, keep: int) -> None:
+    def __init__(self, job: Job, folder: Path, run: supervisor.Run, faults: faults_.Faults, options: Options) -> None:
         self._job = job
         self._folder = folder
         self._run = run
-        self._asynchronous = asynchronous
-        self._keep = keep
+        self._faults = faults
+        self._asynchronous = options.async_checkpoint
+        self._keep = options.keep_checkpoints
         self._rank = job.launch.rank
         self._group = job.groups.checkpoint
         self._pending: Pending | None = None
@@ -172,6 +175,7 @@ class Saver:
         launch, layout = self._job.launch, self._job.groups.layout
         label = manifest.Label(step, launch.run, launch.attempt, launch.generation, layout.text, layout.world)
         with self._run.phase("checkpoint"):
+            self._faults.passing("checkpoint", step)
             temporary = self._folder / label.temporary_name
             if self._rank == 0:
                 manifest.make_fresh(self._folder, label)
@@ -214,7 +218,7 @@ class Saver:
             answer = [self._run.may_commit()]
             if answer[0]:
                 self._run.checkpoint_saved(str(manifest.commit(temporary, label)), label.step)
-                manifest.prune(self._folder, self._keep)
+                manifest.prune(self._folder, self._keep, self._job.launch.resume_from)
             else:
                 shutil.rmtree(temporary, ignore_errors=True)
         dist.broadcast_object_list(answer, src=0, group=self._group)

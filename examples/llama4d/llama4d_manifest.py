@@ -146,10 +146,20 @@ def sweep(folder: Path, generation: int | None) -> list[str]:
     return removed
 
 
-def prune(folder: Path, keep: int) -> list[str]:
-    """Removes all committed checkpoints but the newest `keep`, oldest first; 0 removes none."""
+def prune(folder: Path, keep: int, resumed_from: str | None = None) -> list[str]:
+    """Removes all committed checkpoints but the newest `keep`, oldest first; 0 removes none.
+
+    What this attempt was told to resume from stays, since no newer one may have been looked at yet; and nothing goes
+    unless one of those that are kept is, byte for byte, as it was written.
+    """
+    found = committed(folder) if keep else []
+    kept, old = found[:keep], found[keep:]
+    if not old or not any(problem(path) is None for path in kept):
+        return []
     removed = []
-    for path in reversed(committed(folder)[keep:] if keep else []):
+    for path in reversed(old):
+        if resumed_from and path.resolve() == Path(resumed_from).resolve():
+            continue
         # Without its manifest it is no checkpoint any more, whatever interrupts the rest.
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import llama4d_mesh as mesh
 
+# Where a run can be slow or suffer a fault. `start` is before the first word to a supervisor, `before-load` after the
+# process groups were made, `first-step` the first one of each attempt; each comes before collectives.
+POINTS = ("start", "before-load", "load", "first-step", "step", "evaluation", "checkpoint")
 SEEDS = 2**31  # each seed is shifted to make room for a rank or a weight's name, and has to stay within 64 bits
 
 
@@ -34,6 +37,25 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Slow:
+    """A stretch of sleep where a point of POINTS begins. `step` and `rank`: None is every one."""
+
+    point: str
+    seconds: float
+    step: int | None
+    rank: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SlowSteps:
+    """From the first to the last of these, a step takes so many times as long."""
+
+    first: int
+    last: int
+    factor: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     """One run, as asked for."""
 
@@ -53,12 +75,17 @@ class Options:
     async_checkpoint: bool
     keep_checkpoints: int  # newest ones kept on disk; 0 keeps all
     resume: str
+    eval_every: int  # steps between two evaluations; 0 is never
+    eval_batches: int
     metrics: str | None
     timeout_s: float
     slow_rank: tuple[int, float] | None  # rank, seconds added to each of its steps
     nan_at: int | None
     raise_at: tuple[int, int | None] | None  # step, rank; None is every rank
     step_floor_s: float
+    slow: tuple[Slow, ...]
+    slow_steps: SlowSteps | None
+    faults_dir: str | None
 
     @property
     def stages(self) -> int:
@@ -76,6 +103,7 @@ def parse(arguments: list[str], world_size: int) -> Options:
         given["mesh"] = mesh.parse(given["mesh"] or f"dp={world_size}")
         if given["microbatches"] is None:
             given["microbatches"] = _usual_microbatches(given["mesh"], given["global_batch"], given["schedule"])
+        given["slow"] = tuple(given["slow"])
         options = Options(model=model, **given)
         for problem in problems(options, world_size):
             raise ValueError(problem)
@@ -102,6 +130,7 @@ def _mesh_rules(options: Options, world_size: int) -> list[tuple[bool, str]]:
     ranks = range(layout.world)
     slow = options.slow_rank[0] if options.slow_rank else 0
     raising = (options.raise_at[1] or 0) if options.raise_at else 0
+    sleeping = next((slow.rank for slow in options.slow if slow.rank not in (None, *ranks)), 0)
     started = f"{layout.world} ranks and the launcher started {world_size}"
     return [
         (layout.world == world_size, f"mesh {text} has {started}; start {layout.world} processes or change --mesh"),
@@ -110,6 +139,7 @@ def _mesh_rules(options: Options, world_size: int) -> list[tuple[bool, str]]:
         (not _is(Path.is_dir, options.metrics), f"--metrics {options.metrics} is a directory; name a file in it"),
         (slow in ranks, f"--slow-rank names rank {slow}; mesh {text} has ranks 0 to {layout.world - 1}"),
         (raising in ranks, f"--raise-at names rank {raising}; mesh {text} has ranks 0 to {layout.world - 1}"),
+        (sleeping in ranks, f"--slow names rank {sleeping}; mesh {text} has ranks 0 to {layout.world - 1}"),
         (
             not options.checkpoint_every or options.checkpoint_dir is not None,
             f"--checkpoint-every {options.checkpoint_every} has nowhere to write; add --checkpoint-dir DIR",
@@ -190,12 +220,24 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--async-checkpoint", action="store_true", help="write in the background while training goes on")
     add("--keep-checkpoints", type=_at_least(0), default=0, metavar="N", help="newest ones to keep; 0 keeps all")
     add("--resume", default="auto", metavar="auto|none|PATH", help="auto takes the newest whole checkpoint")
+    add("--eval-every", type=_at_least(0), default=0, metavar="N", help="steps between two evaluations; 0 is never")
+    add("--eval-batches", type=_at_least(1), default=1, metavar="N", help="held-out global batches in an evaluation")
     add("--metrics", metavar="FILE", help="JSON lines are added to it, one a step")
     add("--timeout-s", type=_positive, default=60.0, help="time-out of every process group")
     add("--step-floor-s", type=_seconds, default=0.0, help="shortest duration of a step, so that a demo can be watched")
     add("--slow-rank", type=_slow_rank, metavar="RANK:SECONDS", help="fault: this rank sleeps in each step")
     add("--nan-at", type=_at_least(1), metavar="STEP", help="fault: the loss is NaN here, in the first attempt alone")
     add("--raise-at", type=_raise_at, metavar="STEP[:RANK]", help="fault: raise here, in every attempt")
+    add("--faults-dir", metavar="DIR", help="where files tell of faults while the job runs; see README.md")
+    add(
+        "--slow",
+        type=_slow,
+        action="append",
+        default=[],
+        metavar="POINT:SECONDS[:STEP[:RANK]]",
+        help=f"sleep where a point begins ({', '.join(POINTS)}); may be given more than once",
+    )
+    add("--slow-steps", type=_slow_steps, metavar="FROM:TO:FACTOR", help="these steps take FACTOR times as long")
 
 
 def _at_least(lowest: int) -> Callable[[str], int]:
@@ -244,3 +286,26 @@ def _raise_at(text: str) -> tuple[int, int | None]:
         return _at_least(1)(step), _at_least(0)(rank) if colon else None
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not STEP or STEP:RANK, such as 7:3") from error
+
+
+def _slow(text: str) -> Slow:
+    point, *numbers = text.split(":")
+    if point not in POINTS or not 1 <= len(numbers) <= 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not POINT:SECONDS[:STEP[:RANK]] with one of {', '.join(POINTS)}")
+    try:
+        seconds, step, rank = (*numbers, "", "")[:3]
+        whole = _at_least(0)
+        return Slow(point, _seconds(seconds), whole(step) if step else None, whole(rank) if rank else None)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not POINT:SECONDS[:STEP[:RANK]], such as step:3:7:0") from error
+
+
+def _slow_steps(text: str) -> SlowSteps:
+    try:
+        first, last, factor = text.split(":")
+        found = SlowSteps(_at_least(1)(first), _at_least(1)(last), _seconds(factor))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FROM:TO:FACTOR, such as 20:40:3") from error
+    if found.first > found.last or found.factor < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: FROM must not be after TO, and FACTOR is at least 1")
+    return found

@@ -7,6 +7,7 @@ the mean over the global batch, so gradients and reported losses only ever need 
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch.distributed import fsdp, pipelining
@@ -48,9 +49,11 @@ class Trainer:
         """Trains on a global batch, (global batch, sequence) int64 twice. `poison` turns the loss into NaN."""
         self._poison = math.nan if poison else 1.0
         tokens, labels = self._own(tokens), self._own(labels)
-        losses = self._microbatches(tokens, labels) if self._schedule is None else self._pipeline(tokens, labels)
-        # Tensor-parallel ranks of the last stage compute the same loss; one of them reports it.
-        share = sum(float(loss) for loss in losses) if self._groups.coords["tp"] == 0 else 0.0
+        if self._schedule is None:
+            losses = self._microbatches(tokens, labels)
+        else:
+            losses = self._pipeline(tokens, labels, self._schedule.step)
+        share = self._share(losses)
         square = parallel.squared_norm(self.models, self._groups)
         loss, square, agreed = parallel.sum_over_world([share, square, float(flag)], self._groups)
         norm = math.sqrt(square)
@@ -58,6 +61,30 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return StepResult(loss, norm, round(agreed))
+
+    def evaluate(self, tokens: torch.Tensor, labels: torch.Tensor) -> float:
+        """The loss on a global batch, (global batch, sequence) int64 twice; nothing that training needs changes."""
+        self._poison = 1.0
+        tokens, labels = self._own(tokens), self._own(labels)
+        for part in self.models:
+            part.eval()  # no dropout, so no random number is drawn
+        with torch.no_grad():
+            if self._schedule is None:
+                count = self._options.microbatches
+                pairs = zip(tokens.chunk(count), labels.chunk(count), strict=True)
+                losses = [self._loss(self.models[0](ids), following) for ids, following in pairs]
+            else:
+                losses = self._pipeline(tokens, labels, self._schedule.eval)
+        for part in self.models:
+            part.train()
+            for module in part.modules():
+                if isinstance(module, fsdp.FSDPModule):
+                    module.reshard()  # weights are left gathered for a backward that does not come
+        return parallel.sum_over_world([self._share(losses)], self._groups)[0]
+
+    def _share(self, losses: list[torch.Tensor]) -> float:
+        """This rank's part of the loss: tensor-parallel ranks of the last stage compute the same, and one reports."""
+        return sum(float(loss) for loss in losses) if self._groups.coords["tp"] == 0 else 0.0
 
     def _build(self, stage: int) -> model.Stage:
         """One stage: all weights from the seed, then cut over tp, then over dp and cp."""
@@ -122,12 +149,12 @@ class Trainer:
             losses.append(loss.detach())
         return losses
 
-    def _pipeline(self, tokens: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
-        assert self._schedule is not None
+    def _pipeline(self, tokens: torch.Tensor, labels: torch.Tensor, run: Callable[..., object]) -> list[torch.Tensor]:
+        """`run` is the schedule's step or its eval; the losses of the microbatches, on the last stage alone."""
         losses: list[torch.Tensor] = []
         inputs = (tokens,) if self.models[0].is_first else ()
         if self.models[-1].is_last:
-            self._schedule.step(*inputs, target=labels, losses=losses, return_outputs=False)
+            run(*inputs, target=labels, losses=losses, return_outputs=False)
         else:
-            self._schedule.step(*inputs, return_outputs=False)
+            run(*inputs, return_outputs=False)
         return [loss.detach() for loss in losses]

@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils import deterministic
 
 import llama4d_checkpoint as checkpoint
+import llama4d_faults as faults_
 import llama4d_flops as flops
 import llama4d_options as options_
 import llama4d_parallel as parallel
@@ -48,10 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     # A stage's output is a view by nature, and nothing here changes it in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     cost = flops.flops_per_token(options.model, causal=False)
+    faults = faults_.Faults(options, launch)
+    faults.passing("start", 0)
     run = supervisor.attach(mesh=options.mesh.text, flops_per_token=float(cost))
     groups = parallel.start(launch, options.mesh, options.timeout_s)
     try:
-        _train(options, launch, groups, run)
+        _train(options, launch, groups, run, faults)
     except checkpoint.CheckpointError as error:
         status, text = EXIT_BAD_ARGUMENTS, str(error)
     except checkpoint.CommitRefused as error:
@@ -72,7 +75,13 @@ def _make_cuda_repeatable() -> None:
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _train(options: options_.Options, launch: supervisor.Launch, groups: parallel.Groups, run: supervisor.Run) -> None:
+def _train(
+    options: options_.Options,
+    launch: supervisor.Launch,
+    groups: parallel.Groups,
+    run: supervisor.Run,
+    faults: faults_.Faults,
+) -> None:
     """Everything between the first collective and the last."""
     # Dropout has to differ between ranks; weights and data have seeds of their own.
     torch.manual_seed(options.seed * 65_536 + launch.rank)
@@ -82,38 +91,51 @@ def _train(options: options_.Options, launch: supervisor.Launch, groups: paralle
     journal = Journal(options, launch)
     folder = Path(options.checkpoint_dir) if options.checkpoint_dir else None
     done = 0
+    faults.passing("before-load", done)
     source = checkpoint.choose(folder, options.resume, launch, groups)
     if source is not None:
         with run.phase("load"):
+            faults.passing("load", done)
             done = checkpoint.load(job, source)
     journal.start(done, source)
-    saver = checkpoint.Saver(job, folder, run, options.async_checkpoint, options.keep_checkpoints) if folder else None
+    saver = checkpoint.Saver(job, folder, run, faults, options) if folder else None
     for step in range(done + 1, options.steps + 1):
         began = time.monotonic()
-        result = _step(options, launch, job, step, flag=saver is not None and saver.ready)
+        faults.passing("step" if step > done + 1 else "first-step", step)
+        result = _step(job, faults, step, flag=saver is not None and saver.ready)
         run.step(step, tokens=journal.tokens, loss=result.loss, grad_norm=result.grad_norm)
         journal.note(step, result)
         if saver is not None and result.agreed == launch.world_size:
             saver.finish()
         if saver is not None and options.checkpoint_every and step % options.checkpoint_every == 0:
             _save(saver, step, result, launch)
+        if options.eval_every and step % options.eval_every == 0:
+            journal.evaluation(step, _evaluate(options, job, run, faults, step))
         time.sleep(max(0.0, options.step_floor_s - (time.monotonic() - began)))
         journal.tell(step, result, time.monotonic() - began)
     if saver is not None:
         saver.finish()
 
 
-def _step(
-    options: options_.Options, launch: supervisor.Launch, job: checkpoint.Job, step: int, flag: bool
-) -> StepResult:
+def _step(job: checkpoint.Job, faults: faults_.Faults, step: int, flag: bool) -> StepResult:
     """One step, with the faults that were asked for."""
-    if options.slow_rank is not None and options.slow_rank[0] == launch.rank:
-        time.sleep(options.slow_rank[1])
-    if options.raise_at is not None and step == options.raise_at[0] and options.raise_at[1] in (None, launch.rank):
-        raise RuntimeError(f"rank {launch.rank} was told by --raise-at to fail in step {step}")
+    faults.in_step(step)
     tokens, labels = job.batches.draw()
-    poison = step == options.nan_at and launch.attempt == 0
-    return job.trainer.step(tokens, labels, flag, poison)
+    result = job.trainer.step(tokens, labels, flag, faults.poison(step))
+    faults.after_step(step)
+    return result
+
+
+def _evaluate(
+    options: options_.Options, job: checkpoint.Job, run: supervisor.Run, faults: faults_.Faults, step: int
+) -> float:
+    """Mean loss over batches that are never trained on, the same ones each time."""
+    # The training batches' generator has the seed alone; another bit of it gives another stream.
+    held_out = Batches(options.seed + options_.SEEDS, options.model.vocab, options.global_batch, options.model.sequence)
+    with run.phase("evaluation"):
+        faults.passing("evaluation", step)
+        losses = [job.trainer.evaluate(*held_out.draw()) for _ in range(options.eval_batches)]
+    return sum(losses) / len(losses)
 
 
 def _save(saver: checkpoint.Saver, step: int, result: StepResult, launch: supervisor.Launch) -> None:
@@ -158,6 +180,10 @@ class Journal:
             "at": datetime.datetime.now(datetime.UTC).isoformat(),
         }
         self._metrics.write(json.dumps(line) + "\n")
+
+    def evaluation(self, step: int, loss: float) -> None:
+        """One line on standard output; the metrics file holds trained steps alone."""
+        self._say(f"evaluation after step {step}: loss {loss:.5f} over {self._options.eval_batches} held-out batches")
 
     def tell(self, step: int, result: StepResult, seconds: float) -> None:
         """One line on standard output, when the step is over with all that belongs to it."""

@@ -217,6 +217,17 @@ def test_pruning_keeps_the_newest_saved_and_not_the_highest_step(tmp_path: pathl
     assert manifest.prune(tmp_path, keep=0) == []
 
 
+def test_pruning_leaves_what_was_resumed_from_and_nothing_goes_while_all_that_stay_are_damaged(
+    tmp_path: pathlib.Path,
+) -> None:
+    saved = [save_by_hand(tmp_path, manifest.Label(step, "r", 0, 1, "dp=1", 1)) for step in (4, 8, 12, 16)]
+    for path in saved[2:]:
+        (path / "data").write_text("weighty")
+    assert manifest.prune(tmp_path, keep=2) == []
+    assert manifest.prune(tmp_path, keep=3, resumed_from=str(saved[0])) == []
+    assert manifest.prune(tmp_path, keep=3) == [saved[0].name]
+
+
 def test_only_as_many_checkpoints_are_kept_as_asked(start: job.Starter, tmp_path: pathlib.Path) -> None:
     saving = ["--checkpoint-dir", str(tmp_path), "--checkpoint-every", "1", "--keep-checkpoints", "2"]
     assert start(1, "--steps", "5", *saving).codes == [0]

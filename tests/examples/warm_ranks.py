@@ -20,7 +20,8 @@ import sys
 import time
 import typing
 
-MODULES = ("checkpoint", "data", "flops", "manifest", "mesh", "model", "options", "parallel", "pipeline", "supervisor")
+MODULES = ("checkpoint", "data", "faults", "flops", "manifest", "mesh", "model", "options", "parallel", "pipeline")
+MODULES += ("supervisor",)
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
