@@ -102,7 +102,7 @@ def _add_token(commands: Any) -> None:
 def run_controller(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     with errors.extra("controller"):
-        from outrider_controller import controller, settings
+        from outrider_controller import settings, standing
     state = prepared_state(options.state)
     address, port = _listen(options.listen, settings.PORT_DEFAULT)
     chosen = settings.Settings(
@@ -115,7 +115,7 @@ def run_controller(options: argparse.Namespace) -> int:
         webhook_url=options.webhook or "",
         webhook_secret_file=_path(options.webhook_secret_file),
     )
-    return asyncio.run(controller.main(chosen))
+    return asyncio.run(standing.main(chosen))
 
 
 def run_agent(options: argparse.Namespace) -> int:

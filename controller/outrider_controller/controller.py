@@ -1,6 +1,6 @@
 """The controller's shell: takes what happened, lets the core decide, records, acts, and feeds the result back.
 
-In: settings. Out: a running controller, standing (``main``, ``serve``) or embedded in another program:
+In: settings. Out: a running controller, standing (``standing``) or embedded in another program:
 
     controller = Controller(settings)
     await controller.start()
@@ -17,18 +17,17 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from outrider import clock as clock_module
-from outrider import places, version, vocabulary, wire
+from outrider import places, version, wire
 from outrider_controller import (
     codec,
     directory_lock,
     intake,
+    integrity,
     logs,
     projection,
     runbook_files,
@@ -115,11 +114,11 @@ class Controller:
         self.tokens.prepare()
         self._policy = runbook_files.load(settings.runbooks or runbook_files.BUILT_IN)
         books = runbook_files.read(settings.runbooks or runbook_files.BUILT_IN)
-        self._ledger = ledgers.Ledger(state / "ledger.db")
+        self._ledger, self._cuts = integrity.open_ledger(state / "ledger.db", clock.now())
         closing(self._ledger.close)
         self._series = series_module.Series(state / "series.db")
         closing(self._series.close)
-        self._turns = turns_module.Turns(self._ledger, self._policy, self._after)
+        self._turns = turns_module.Turns(self._ledger, self._policy, self._after, clock)
         links = orders.Orders(clock)
         self._launcher = agents.AgentsLauncher(links, clock, self._ledger.id)
         self.nodes = nodes_module.Nodes(self._turns, self._progress, links, self._launcher, clock, settings.heartbeat_s)
@@ -136,7 +135,7 @@ class Controller:
         return [webhook.Webhook(self._settings.webhook_url, self.clock, secret)]
 
     def _recover(self) -> None:
-        self._turns.recover()
+        self._turns.recover(self._cuts)
         for name in self._turns.state.jobs:
             if (last := self._series.latest(name)) is not None:
                 self._progress.know(name, last.generation, last.step)
@@ -264,7 +263,7 @@ class Controller:
 
     def ailing(self) -> str:
         """Why the controller cannot do its work, empty while it can."""
-        return str(self._turns.stopped or self._turns.trouble or "")
+        return self._turns.ailing
 
     async def submit_job(self, spec: jobs.JobSpec, by: str = "person") -> None:
         """Take a job. Raises ConflictError while one of that name is under way, LedgerError on a full disk.
@@ -347,36 +346,6 @@ class Controller:
         while self._turns.stopped is None:
             await self._turns.changed()
         return self._turns.stopped
-
-
-async def serve(settings: settings_module.Settings) -> None:
-    """A standing controller, until SIGTERM or SIGINT. Raises one of FAILURES."""
-    controller = Controller(settings)
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    await controller.start()
-    waits = [asyncio.create_task(ended.wait(), name="signals"), asyncio.create_task(controller.wait_stopped())]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        stopped = waits[1].result() if waits[1].done() else None
-    finally:
-        for task in waits:
-            await _cancelled(task)
-        await controller.stop()
-    if isinstance(stopped, Exception):
-        raise stopped
-
-
-async def main(settings: settings_module.Settings) -> int:
-    """``serve``, with what keeps it from serving said on standard error; an exit status."""
-    try:
-        await serve(settings)
-    except FAILURES as error:
-        print(f"outrider controller: {error}", file=sys.stderr)
-        return vocabulary.EXIT_COULD_NOT
-    return vocabulary.EXIT_DONE
 
 
 async def _kept_going(name: str, work: Callable[[], Coroutine[Any, Any, None]], clock: clock_module.Clock) -> None:

@@ -2,9 +2,9 @@
 
 Rows go in as one transaction per call (``append``) and come back in order (``read``). Two guards keep two controllers
 from writing one history: a lock on the state directory (``directory_lock``), and an epoch that a controller takes at
-its start. ``append`` names the epoch and the sequence number it expects; a controller that has been succeeded is refused with
-``FencedError``. The numbers of agents' observations that are already recorded are written in the same transaction, so
-none is taken twice.
+its start. ``append`` names the epoch and the sequence number it expects; a controller that has been succeeded is
+refused with ``FencedError``. The numbers of agents' observations that are already recorded are written in the same
+transaction, so none is taken twice.
 
 Every row carries a checksum over itself and the checksum before it, so that a row that was changed or taken away shows
 (``integrity``). Rows that a version before format 2 wrote have none and are accepted as they are.

@@ -4,19 +4,23 @@ count.
 In: facts from agents, people, timers and effects, through a bounded queue. Out: rows in the ledger, the next state,
 and a call of ``after`` with the rows that are now on the disk. What waits is written in one transaction, because one
 confirmed write costs the same for one row as for many. When the disk refuses, nothing of it has happened: the state
-stays, no effect begins, and whoever brought the fact is told.
+stays, no effect begins, and whoever brought the fact is told. The disk is tried again every second; the first rows that
+it takes then say since when it had taken none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from outrider import clock as clock_module
+from outrider_controller import incident_documents, integrity, recovery, snapshots
 from outrider_controller import ledger as ledgers
 from outrider_controller.core import decide as deciding
 from outrider_controller.core import evolve as evolving
@@ -27,6 +31,7 @@ from outrider_controller.core import state as states
 SUBMISSIONS_WAITING_MAX: Final = 1024
 SUBMISSIONS_WRITTEN_AT_ONCE_MAX: Final = 256
 ERROR_CHARS_MAX: Final = 500
+TRY_AGAIN_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +62,11 @@ class _Turn:
 class Turns:
     """Owns the state. ``after`` is called for every input row with its conclusions, once they are on the disk."""
 
-    def __init__(self, ledger: ledgers.Ledger, policy: policies.Policy, after: After) -> None:
+    def __init__(
+        self, ledger: ledgers.Ledger, policy: policies.Policy, after: After, clock: clock_module.Clock
+    ) -> None:
         self._ledger = ledger
+        self._clock = clock
         self._policy = policy
         self._after = after
         self._queue: asyncio.Queue[_Submission] = asyncio.Queue(SUBMISSIONS_WAITING_MAX)
@@ -68,22 +76,20 @@ class Turns:
         self._stopped: Exception | None = None
         self._epoch = 0
         self.trouble = ""  # why the last write failed, empty once one has succeeded
+        self._refused_since: float | None = None  # when the disk first refused, while it does; Unix seconds
+        self._trying: asyncio.Task[None] | None = None
+        self._snapshot_seq = 0  # row of the newest snapshot, or of the last one that was tried
         self._acked: dict[tuple[str, str], int] = {}  # (node, spool) -> number, for the spools in use
         self._acked_draft: dict[tuple[str, str], int] = {}  # the same, with what is being written
         self.seq = 0
         self.state = states.State()
 
-    def recover(self) -> None:
-        """Take a new epoch and rebuild the state from the ledger, by ``evolve`` alone."""
-        self._epoch = self._ledger.take_epoch()
-        for seq, row in self._ledger.read():
-            try:
-                self.seq, self.state = seq, evolving.evolve(self.state, row)
-            except Exception as error:
-                raise ledgers.UnreadableError(
-                    f"{self._ledger.path}: row {seq} ({row.kind}) does not fit what came before: {error!r}. "
-                    "Set the state directory aside and start with another one"
-                ) from error
+    def recover(self, cuts: list[integrity.Cut]) -> recovery.Recovered:
+        """Take a new epoch and rebuild the state from the ledger; ``cuts``: what ``integrity.open_ledger`` found."""
+        found = recovery.recover(self._ledger, cuts, self._clock.now())
+        self._epoch, self.seq, self.state = found.epoch, found.seq, found.state
+        self._snapshot_seq = found.snapshot_seq
+        return found
 
     @property
     def epoch(self) -> int:
@@ -95,6 +101,17 @@ class Turns:
         """Why nothing is taken any more, None while all is well."""
         return self._stopped
 
+    @property
+    def ailing(self) -> str:
+        """Why nothing can be recorded, since when, and the way out; empty while all is well."""
+        if self._stopped is not None or self._refused_since is None:
+            return str(self._stopped or self.trouble)
+        since = incident_documents.iso(self._refused_since)
+        return (
+            f"since {since} nothing can be recorded and no action is begun; ranks train on and agents keep what they "
+            f"see. {self.trouble}"
+        )
+
     def start(self) -> None:
         """Begin to take facts."""
         self._task = asyncio.create_task(self._run(), name="turns")
@@ -104,8 +121,11 @@ class Turns:
         self._stopped = self._stopped or StoppedError("the controller is stopping")
         if self._task is not None:
             await self._queue.join()
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            for task in filter(None, (self._task, self._trying)):
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            if isinstance(self._stopped, StoppedError) and self.seq - self._snapshot_seq >= snapshots.ROWS_AT_STOP_MIN:
+                self._keep_snapshot()
         self._disk.shutdown(wait=True)
 
     async def submit(self, rows: Sequence[records.Row], acked: Sequence[ledgers.Acked] = ()) -> None:
@@ -156,6 +176,9 @@ class Turns:
     async def _write(self, batch: list[_Submission]) -> None:
         state, turns = self.state, list[_Turn]()
         self._acked_draft = {}
+        for row in self._refused_until_now(state):
+            turn, state = self._decide(row, state)
+            turns.append(turn)
         for submission in batch:
             state = self._work_out(submission, state, turns)
         rows = [row for turn in turns for row in (turn.row, *turn.conclusions)]
@@ -164,7 +187,7 @@ class Turns:
             loop = asyncio.get_running_loop()
             self.seq = await loop.run_in_executor(self._disk, self._ledger.append, self.seq, self._epoch, rows, acked)
         self.state = state
-        self.trouble = ""
+        self.trouble, self._refused_since = "", None
         self._acked.update({key: max(seq, self._acked.get(key, 0)) for key, seq in self._acked_draft.items()})
         self._acked_draft = {}
         for turn in turns:
@@ -174,6 +197,31 @@ class Turns:
                 submission.done.set_result(None)
         self._changed.set()
         self._changed = asyncio.Event()
+        if self.seq - self._snapshot_seq >= snapshots.ROWS_BETWEEN:
+            self._keep_snapshot()
+
+    def _keep_snapshot(self) -> None:
+        """Have the ledger's own thread write a snapshot of now; nobody waits for it but the next write."""
+        self._snapshot_seq = self.seq
+        self._disk.submit(_snapshot, self._ledger, self.state, self.seq)
+
+    def _refused_until_now(self, state: states.State) -> list[records.Row]:
+        """After the disk has refused: what goes first once it takes rows again."""
+        if self._refused_since is None:
+            return []
+        now, since, why = self._clock.now(), self._refused_since, self.trouble[:ERROR_CHARS_MAX]
+        told: list[records.Row] = [
+            records.RecordingFailed(now, name, since, why) for name, job in state.jobs.items() if not job.over
+        ]
+        text = f"the disk took no rows from {incident_documents.iso(since)} until now: {why}"
+        return told or [records.Noted(now, "", text)]
+
+    async def _try_again(self) -> None:
+        """Try the disk until it takes rows, so that nobody has to come by for it to be noticed."""
+        while self._refused_since is not None and self._stopped is None:
+            await self._clock.sleep(TRY_AGAIN_S)
+            with contextlib.suppress(ledgers.LedgerError, StoppedError):
+                await self.submit(())
 
     def _work_out(self, submission: _Submission, state: states.State, turns: list[_Turn]) -> states.State:
         if submission.done.done():  # its owner has gone away; what was not begun need not be
@@ -213,13 +261,26 @@ class Turns:
         self._acked_draft = {}
         if isinstance(error, ledgers.FencedError | ledgers.WrongSequenceError):
             self._stopped = error  # another controller writes this history: we must not
+        if str(error) != self.trouble:
+            log.error("nothing was recorded", extra={"why": error})
         self.trouble = str(error)
-        log.error("nothing was recorded", extra={"why": error})
+        if isinstance(error, ledgers.UnwritableError) and self._refused_since is None:
+            self._refused_since = self._clock.now()
+            if self._trying is None or self._trying.done():
+                self._trying = asyncio.create_task(self._try_again(), name="try-the-disk")
         for submission in batch:
             if not submission.done.done():
                 submission.done.set_exception(_copy(error))
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _snapshot(ledger: ledgers.Ledger, state: states.State, seq: int) -> None:
+    """Write a snapshot of ``state`` after row ``seq``; the rows are there anyway, so a failure costs a slower start."""
+    try:
+        ledger.keep_snapshot(snapshots.take(state, seq, ledger.row_sum(seq) or ""))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it may not stop the writer
+        log.warning("a snapshot could not be kept; the next start reads more rows", extra={"row": seq, "why": error})
 
 
 def _copy(error: Exception) -> Exception:

@@ -26,11 +26,11 @@ from tests.controller import house
 PROGRAM = """
 import asyncio, json, sys
 from pathlib import Path
-from outrider_controller import controller, settings
+from outrider_controller import settings, standing
 given = json.loads(sys.argv[2])
 paths = {k: Path(v) for k, v in given.items() if k.endswith(("cert", "key", "file", "runbooks"))}
 chosen = settings.Settings(state=Path(sys.argv[1]), **{"port": 0, "heartbeat_s": 0.2, **given, **paths})
-sys.exit(asyncio.run(controller.main(chosen)))
+sys.exit(asyncio.run(standing.main(chosen)))
 """
 
 
