@@ -22,7 +22,7 @@ import msgspec
 
 from outrider import clock as clock_module
 from outrider import places, version, vocabulary, wire
-from outrider_agent import exporter, keeper_client, keepers, logs, observe, orders, report, spool, tasks
+from outrider_agent import exporter, jobs, keeper_client, keepers, logs, observe, orders, report, spool, tasks
 from outrider_agent import settings as settings_module
 from outrider_agent.signals import host, ranks
 
@@ -67,10 +67,11 @@ class Agent:
         self._boot_id = boot_id(runtime, settings.simulated)
         self._spool = spool.Spool(runtime / "spool.db")
         self._board = ranks.Board()
+        self._book = jobs.Book(runtime)
         self._keepers = keepers.Keepers(settings.node, runtime, self._spool, self._board, clock, self._wake)
         self._reporter = report.Reporter(settings, clock, self._spool, self._board, self._hello, self._take_order)
         self._orders = orders.Orders(
-            settings, runtime, self._spool, self._keepers, self._board, clock, self._reporter.answer
+            settings, runtime, self._spool, self._keepers, self._board, self._book, clock, self._reporter.answer
         )
         self._parts = tasks.Tasks()
         self._leave = asyncio.Event()

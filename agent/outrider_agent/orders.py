@@ -13,17 +13,17 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from outrider import clock as clock_module
 from outrider import wire
-from outrider_agent import keeper_client, keepers, ports, spool, tasks
+from outrider_agent import capture, jobs, keeper_client, keepers, ports, rank_look, spool, tasks
 from outrider_agent import settings as settings_module
 from outrider_agent.keeper import home
 from outrider_agent.keeper import orders as keeper_orders
-from outrider_agent.signals import ranks
+from outrider_agent.signals import processes, ranks
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Job(msgspec.Struct, frozen=True):
     user: str = ""
     cwd: str = ""
     log_dir: str = ""
+    checkpoint_dir: str = ""
     max_restarts: int = 0
     limits: Limits = Limits()
 
@@ -96,6 +97,13 @@ class Stop(msgspec.Struct, frozen=True):
     grace_s: float = 2.0
 
 
+class Capture(msgspec.Struct, frozen=True):
+    """Arguments of a capture order; no ranks stands for all of the job here."""
+
+    ranks: tuple[int, ...] = ()
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=capture.DEADLINE_S_MAX)] = capture.DEADLINE_S
+
+
 class Orders:
     """Carries orders out, several at a time. ``answer`` takes each result; it may be lost on the way."""
 
@@ -106,6 +114,7 @@ class Orders:
         spool_: spool.Spool,
         keepers_: keepers.Keepers,
         board: ranks.Board,
+        book: jobs.Book,
         clock: clock_module.Clock,
         answer: Callable[[wire.OrderResult], None],
     ) -> None:
@@ -114,9 +123,11 @@ class Orders:
         self._spool = spool_
         self._keepers = keepers_
         self._board = board
+        self._book = book
         self._clock = clock
         self._answer = answer
         self._ports = ports.Ports()
+        self._capture = capture.Capture(clock)
         self._running = tasks.Tasks()
         self.carried_out = 0
         self.failed = 0
@@ -173,6 +184,8 @@ class Orders:
             return await self._stop(order, _args(order, Stop))
         if order.kind == "release":
             return await self._release(order)
+        if order.kind == "capture":
+            return await self._look(order, _args(order, Capture))
         raise OrderError(f"{order.kind!r} is not an order; an agent takes {', '.join(wire.ORDER_KINDS)}")
 
     async def _prepare(self, order: wire.Order, args: Prepare) -> dict[str, Any]:
@@ -191,6 +204,7 @@ class Orders:
             )
         logs = self._logs(job, args.log_dir)
         held = await self._keepers.ensure(self._keeper_settings(job, logs, len(args.ranks)))
+        self._book.note(order.job, _places(order, job, logs))
         undo = self._board.expect(order.job, order.generation, list(args.ranks))
         try:
             done = await held.keeper.start(self._keeper_start(order, args, logs / f"attempt-{args.attempt}"))
@@ -224,6 +238,7 @@ class Orders:
     async def _release(self, order: wire.Order) -> dict[str, Any]:
         held = await self._keepers.get(order.job)
         if held is None:
+            self._book.forget(order.job)
             return {}
         if held.standing.living:
             everything = wire.Order(order.order_id, "stop", order.job, held.standing.generation)
@@ -236,7 +251,35 @@ class Orders:
                 f"the keeper of job {order.job} on {self._settings.node} has not left within {RELEASE_PATIENCE_S:g} s; "
                 f"its log is {home.of(self._runtime, order.job).log}"
             ) from error
+        self._book.forget(order.job)
         return {}
+
+    async def _look(self, order: wire.Order, args: Capture) -> dict[str, Any]:
+        """What the ranks of the job are doing. Waits for no keeper: one that is busy tells nothing of its ranks."""
+        held = next((one for one in self._keepers.all() if one.job == order.job), None)
+        if held is None or not held.standing.living:
+            raise OrderError(f"no rank of job {order.job} runs on {self._settings.node}")
+        now = held.standing
+        if now.generation != order.generation:
+            raise OrderError(
+                f"job {order.job} on {self._settings.node} is at generation {now.generation}, not {order.generation}"
+            )
+        place, parent = home.of(self._runtime, order.job), held.keeper.hello.pid
+        wanted = sorted(set(args.ranks or now.living))
+        targets = [
+            rank_look.Target(
+                processes.Process(order.job, now.generation, rank, now.living[rank], parent),
+                place.control_socket(rank),
+                place.stacks(rank),
+            )
+            for rank in wanted
+            if rank in now.living
+        ]
+        why = f"rank {{}} of job {order.job} does not run on {self._settings.node}"
+        missing = [capture.absent(rank, why.format(rank)) for rank in wanted if rank not in now.living]
+        known = self._book.of(order.job)
+        found = await self._capture.look(targets, Path(known.logs) if known is not None else None, args.deadline_s)
+        return {"ranks": found["ranks"] + missing}
 
     def _checked(self, job: Job, order: wire.Order) -> Job:
         if job.name != order.job:
@@ -291,6 +334,11 @@ class Orders:
             open_files=job.limits.open_files,
             preload=job.preload,
         )
+
+
+def _places(order: wire.Order, job: Job, logs: Path) -> jobs.Places:
+    checkpoints = str(Path(job.cwd or ".", job.checkpoint_dir).absolute()) if job.checkpoint_dir else ""
+    return jobs.Places(order.generation, str(logs), checkpoints)
 
 
 def _args(order: wire.Order, cls: type[T]) -> T:

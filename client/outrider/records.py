@@ -81,7 +81,7 @@ class RankProgress:
 
 
 PROCESS_STATES = ("running", "sleeping", "disk", "stopped", "traced", "zombie", "gone", "unknown")
-ANSWERS = ("control", "py-spy", "proc", "none")  # whom a rank's evidence came from, the richest first
+ANSWERS = ("control", "py-spy", "faulthandler", "proc", "none")  # whom a rank's evidence came from, the richest first
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class RankEvidence:
     answered: str  # a word of ANSWERS
     cpu: float | None = None  # cores in use during the look, None where it could not be measured
     frames: tuple[str, ...] = ()
-    moved: bool | None = None  # its stack was another one at the second look; None with fewer than two stacks
+    # Its stack was another one at the second look (another line of the innermost function is not another stack); None
+    # with fewer than two stacks.
+    moved: bool | None = None
     pending: bool | None = None
     collective: Json | None = None
     enqueued: int | None = None  # collectives enqueued so far, over all groups

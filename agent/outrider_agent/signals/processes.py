@@ -22,6 +22,7 @@ PROC: Final = Path("/proc")
 CGROUPS: Final = Path("/sys/fs/cgroup")
 STOPPED_LOOKS: Final = 2  # in a row, before it is told: a debugger that attaches stops a process for a moment
 WATCHED_MAX: Final = 4_096
+THREADS_SHOWN_MAX: Final = 256
 _STATES: Final = {
     "R": "running",
     "S": "sleeping",
@@ -105,6 +106,22 @@ def frozen(pid: int, proc: Path = PROC, cgroups: Path = CGROUPS) -> bool:
     return False
 
 
+def details(pid: int, proc: Path = PROC) -> records.Json:
+    """What else the kernel shows of a process, for a person to read; what may not be read is left out."""
+    home = proc / str(pid)
+    found: records.Json = {name: text for name in ("wchan", "stack", "status") if (text := _text(home / name).strip())}
+    threads = []
+    try:
+        numbers = sorted(os.listdir(home / "task"), key=int)[:THREADS_SHOWN_MAX]
+    except (OSError, ValueError):
+        numbers = []
+    for number in numbers:
+        name, _, rest = _text(home / "task" / number / "stat").partition("(")[2].rpartition(")")
+        if rest:
+            threads.append({"tid": int(number), "name": name, "state": _STATES.get(rest.split()[0], "unknown")})
+    return {**found, "threads": threads}
+
+
 @dataclass
 class _Known:
     """What the looks before this one found. ``since``: Unix seconds of the first look at which it was stopped."""
@@ -130,11 +147,6 @@ class Watcher:
         for (job, _, _), known in self._known.items():
             found[job] = found.get(job, 0) + known.told
         return found
-
-    def started(self, process: Process) -> int | None:
-        """When the process of this rank began, in ticks since boot, as the first look at it found."""
-        known = self._known.get((process.job, process.generation, process.rank))
-        return known.started if known is not None and known.pid == process.pid else None
 
     def judge(self, looks: Mapping[Process, Look], now: float) -> list[records.Observation]:
         """What is new in one round of looks at all ranks, at Unix time ``now``. Ranks left out are forgotten."""

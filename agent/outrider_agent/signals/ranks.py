@@ -1,9 +1,11 @@
-"""What the ranks of this node say of themselves, through the marks that ``outrider.attach`` sends.
+"""Where the ranks of this node stand: by the marks that ``outrider.attach`` sends, else by their logs, else by what
+their flight recorders count.
 
-In: datagrams on the node's marks socket, from processes of this user, any of which may be broken. Out: where each rank
-stands (records.RankProgress), finished steps and committed checkpoints for the controller. A mark that cannot be read,
-or that no running attempt could have sent, is counted and forgotten; it never ends anything. ``Board`` is the judgement
-and knows no socket and no clock; ``Listener`` is the socket.
+In: datagrams on the node's marks socket, from processes of this user, any of which may be broken; findings in log
+lines; counters. Out: where each rank stands (records.RankProgress), finished steps and committed checkpoints for the
+controller. A mark that cannot be read, or that no running attempt could have sent, is counted and forgotten; it never
+ends anything. As soon as one rank of an attempt has sent a mark, log lines of that attempt count no longer. ``Board``
+is the judgement and knows no socket and no clock; ``Listener`` is the socket.
 
 Memory is bounded by what the agent was told to expect: ranks by the attempts that run here, samples by
 SAMPLES_PENDING_MAX between two flushes.
@@ -12,6 +14,7 @@ SAMPLES_PENDING_MAX between two flushes.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 import os
@@ -24,7 +27,9 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from outrider import records, vocabulary, wire
+from outrider import records, wire
+from outrider_agent.signals.rank import Rank
+from outrider_analysis.job_log import progress
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +37,7 @@ MARK_BYTES_MAX: Final = 2048
 MARKS_PER_WAKE_MAX: Final = 256  # the loop has other things to do between
 SAMPLES_PENDING_MAX: Final = 2048  # steps of one job between two flushes
 CHECKPOINTS_PENDING_MAX: Final = 64
-PHASES_NESTED_MAX: Final = 16
 JOBS_MAX: Final = 64
-SEEN_MAX_S: Final = 1e6  # a phase longer than this is a broken clock
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Step = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
@@ -66,36 +69,33 @@ _DECODER: Final = msgspec.json.Decoder(Mark, strict=True)
 
 
 @dataclass
-class _Rank:
-    local_rank: int
-    pid: int
-    at: float
-    base: str = "start"
-    nested: list[tuple[str, float]] = field(default_factory=list)
-    step: int | None = None
-    stall_s: float = 0.0
-
-    @property
-    def phase(self) -> str:
-        """The innermost phase that the vocabulary knows."""
-        known = [name for name, _ in self.nested if name in vocabulary.PHASES]
-        return known[-1] if known else self.base
-
-
-@dataclass
 class _Attempt:
     """One job's running attempt on this node, and what has not been flushed yet."""
 
     generation: int
     expected: frozenset[int]
-    ranks: dict[int, _Rank] = field(default_factory=dict)
+    ranks: dict[int, Rank] = field(default_factory=dict)
     loss_speaker: int | None = None
+    line_speaker: int | None = None  # the lowest rank whose log has lines of steps
+    marked: bool = False  # a mark has come
+    sign_at: float = 0.0  # when the newest mark or line came
     attached: bool = False
     mesh: str | None = None
     flops: float | None = None
     steps: deque[records.StepSample] = field(default_factory=lambda: deque(maxlen=SAMPLES_PENDING_MAX))
     checkpoints: deque[records.CheckpointMark] = field(default_factory=lambda: deque(maxlen=CHECKPOINTS_PENDING_MAX))
     dirty: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """Whose log a line stands in, and when it was written (Unix seconds, as well as that is known)."""
+
+    job: str
+    generation: int
+    rank: int
+    pid: int
+    at: float
 
 
 class Board:
@@ -151,13 +151,65 @@ class Board:
                 f"rank {mark.rank} of generation {mark.gen} of job {mark.job} does not run on this node"
             )
         self.received += 1
-        rank = attempt.ranks.setdefault(mark.rank, _Rank(mark.local_rank, mark.pid, now))
-        rank.local_rank, rank.pid, rank.at = mark.local_rank, mark.pid, now
+        rank = attempt.ranks.setdefault(mark.rank, Rank(mark.local_rank, mark.pid, now))
+        rank.local_rank, rank.pid, rank.at, rank.source = mark.local_rank, mark.pid, now, "marks"
         self._apply(attempt, rank, mark)
-        attempt.attached = attempt.dirty = (
+        attempt.marked = attempt.attached = attempt.dirty = (
             True  # only a script that attached speaks; its attach mark may have been lost
         )
+        attempt.sign_at = now
         return True
+
+    def sign_at(self, job: str, generation: int) -> float | None:
+        """When the newest mark or line of this attempt came, 0 before the first; None where it does not run here."""
+        attempt = self._attempts.get(job)
+        return None if attempt is None or attempt.generation != generation else attempt.sign_at
+
+    def wants_lines(self, job: str, generation: int) -> bool:
+        """Whether log lines of this attempt would count: it runs here and has sent no mark."""
+        attempt = self._attempts.get(job)
+        return attempt is not None and attempt.generation == generation and not attempt.marked
+
+    def take_line(self, line: Line, found: progress.Found, tokens: float | None = None) -> bool:
+        """Count what one line of a rank's log says; whether there is something new to flush.
+
+        A rank whose own log has no steps (in Megatron-LM the last one alone tells them) stands where its job does: what
+        any rank of the node prints moves it too.
+        """
+        attempt = self._attempts.get(line.job)
+        if attempt is None or not self.wants_lines(line.job, line.generation) or line.rank not in attempt.expected:
+            return False
+        if isinstance(found, progress.Sequence):
+            return False
+        rank = attempt.ranks.setdefault(line.rank, Rank(_place(attempt, line.rank), line.pid, line.at))
+        rank.tells_steps = rank.tells_steps or isinstance(found, progress.Step)
+        if isinstance(found, progress.Saved):
+            self._checkpoint(attempt, records.CheckpointMark(found.path, found.step, line.at, line.rank), rank)
+        for number, other in attempt.ranks.items():
+            if number == line.rank or not other.tells_steps:
+                other.at, other.source = max(other.at, line.at), "log"
+                other.hear(found, line.at)
+        if isinstance(found, progress.Step):
+            attempt.attached = True  # nothing less tells that steps will be told
+            attempt.line_speaker = line.rank if attempt.line_speaker is None else min(attempt.line_speaker, line.rank)
+            numbers = (tokens, found.loss, found.grad_norm)
+            self._sample(attempt, records.StepSample(found.step, line.at, line.rank, *numbers, found.not_finite))
+        attempt.sign_at = max(attempt.sign_at, line.at)
+        attempt.dirty = True
+        return True
+
+    def take_collectives(self, job: str, generation: int, rank: int, pid: int, count: int, now: float) -> None:
+        """Count what a rank's flight recorder says it has enqueued so far; heartbeats carry it.
+
+        A rank that tells nothing else is at work from the first time that its counter has grown.
+        """
+        attempt = self._attempts.get(job)
+        if attempt is None or attempt.generation != generation or rank not in attempt.expected:
+            return
+        known = attempt.ranks.setdefault(rank, Rank(_place(attempt, rank), pid, now, source="collectives"))
+        if known.source == "collectives" and known.collectives is not None and count > known.collectives:
+            known.at, known.base = now, "step"
+        known.collectives = count
 
     def flush(self) -> list[wire.Marks]:
         """What came since the last flush, one message a job; forgotten here by this call."""
@@ -203,54 +255,36 @@ class Board:
         self.refusal = why[:200]
         return False
 
-    def _apply(self, attempt: _Attempt, rank: _Rank, mark: Mark) -> None:
+    def _apply(self, attempt: _Attempt, rank: Rank, mark: Mark) -> None:
         if mark.kind == "attach":
             attempt.mesh = mark.mesh or attempt.mesh
             attempt.flops = _finite(mark.flops) or attempt.flops
         elif mark.kind == "step" and mark.step is not None:
-            # A finished step ends whatever is open: the datagram that should have ended it may have been lost, and a
-            # rank must not be taken for one that saves a checkpoint ever after.
-            rank.stall_s += _closed(rank, 0, mark.at)
-            rank.base, rank.step = "step", mark.step
-            self._sample(attempt, mark)
+            rank.finish(mark.step, mark.at)
+            self._sample(attempt, _sample_of(mark, mark.step))
         elif mark.kind == "begin" and mark.phase:
-            if len(rank.nested) < PHASES_NESTED_MAX:
-                rank.nested.append((mark.phase, mark.at))
+            rank.enter(mark.phase, mark.at)
         elif mark.kind == "end" and mark.phase:
-            rank.stall_s += _ended(rank, mark)
+            rank.leave(mark.phase, mark.at)
         elif mark.kind == "checkpoint" and mark.step is not None and mark.path:
-            self._checkpoint(attempt, rank, mark)
+            self._checkpoint(attempt, records.CheckpointMark(mark.path, mark.step, mark.at, mark.rank), rank)
         elif mark.kind == "done":
-            rank.base, rank.nested = "done", []
+            rank.end()
 
-    def _sample(self, attempt: _Attempt, mark: Mark) -> None:
+    def _sample(self, attempt: _Attempt, sample: records.StepSample) -> None:
         # Under pipeline parallelism only the last stage has a loss, so beside the node's lowest rank
         # the lowest one that ever gave a loss speaks as well.
-        if mark.loss is not None and (attempt.loss_speaker is None or mark.rank < attempt.loss_speaker):
-            attempt.loss_speaker = mark.rank
-        if mark.rank not in (min(attempt.expected), attempt.loss_speaker) or mark.step is None:
+        has_loss = sample.loss is not None or any(odd.startswith("loss=") for odd in sample.not_finite)
+        if has_loss and (attempt.loss_speaker is None or sample.rank < attempt.loss_speaker):
+            attempt.loss_speaker = sample.rank
+        if sample.rank not in (min(attempt.expected), attempt.loss_speaker, attempt.line_speaker):
             return
         self.dropped += len(attempt.steps) == SAMPLES_PENDING_MAX  # the oldest makes room
-        loss, grad_norm = _finite(mark.loss), _finite(mark.grad_norm)
-        odd = tuple(
-            f"{name}={value}"
-            for name, value in (("loss", mark.loss), ("grad_norm", mark.grad_norm))
-            if isinstance(value, str)
-        )
-        attempt.steps.append(
-            records.StepSample(mark.step, mark.at, mark.rank, _finite(mark.tokens), loss, grad_norm, not_finite=odd)
-        )
+        attempt.steps.append(sample)
 
-    def _checkpoint(self, attempt: _Attempt, rank: _Rank, mark: Mark) -> None:
-        stall_s = rank.stall_s
-        # A checkpoint is usually announced inside its own phase: that phase counts up to here, and from here on anew.
-        open_at = [began for name, began in rank.nested if name == "checkpoint"]
-        if open_at:
-            stall_s += _lasted(open_at[0], mark.at)
-            rank.nested = [(name, mark.at if name == "checkpoint" else began) for name, began in rank.nested]
-        rank.stall_s = 0.0
+    def _checkpoint(self, attempt: _Attempt, mark: records.CheckpointMark, rank: Rank) -> None:
         self.dropped += len(attempt.checkpoints) == CHECKPOINTS_PENDING_MAX
-        attempt.checkpoints.append(records.CheckpointMark(mark.path or "", mark.step or 0, mark.at, mark.rank, stall_s))
+        attempt.checkpoints.append(dataclasses.replace(mark, stall_s=rank.saved(mark.at)))
 
 
 class Listener:
@@ -292,29 +326,33 @@ class Listener:
 
 def _progress(job: str, attempt: _Attempt) -> list[records.RankProgress]:
     return [
-        records.RankProgress(job, attempt.generation, number, rank.local_rank, rank.pid, rank.step, rank.phase, rank.at)
+        records.RankProgress(
+            job,
+            attempt.generation,
+            number,
+            rank.local_rank,
+            rank.pid,
+            rank.step,
+            rank.phase,
+            rank.at,
+            rank.source,
+            rank.collectives,
+        )
         for number, rank in sorted(attempt.ranks.items())
     ]
 
 
-def _ended(rank: _Rank, mark: Mark) -> float:
-    """Close the innermost phase of that name and whatever is open inside it; seconds that adds to the stall."""
-    for index in range(len(rank.nested) - 1, -1, -1):
-        if rank.nested[index][0] == mark.phase:
-            return _closed(rank, index, mark.at)
-    return 0.0
+def _place(attempt: _Attempt, rank: int) -> int:
+    """The local rank, for those that did not say it themselves."""
+    return sorted(attempt.expected).index(rank)
 
 
-def _closed(rank: _Rank, depth: int, at: float) -> float:
-    """Close every phase from ``depth`` inwards; seconds of a checkpoint that this ended."""
-    began = [start for name, start in rank.nested if name == "checkpoint"]
-    rank.nested = rank.nested[:depth]
-    still = any(name == "checkpoint" for name, _ in rank.nested)
-    return 0.0 if still or not began else _lasted(began[0], at)
-
-
-def _lasted(began: float, ended: float) -> float:
-    return min(max(0.0, ended - began), SEEN_MAX_S)
+def _sample_of(mark: Mark, step: int) -> records.StepSample:
+    given = (("loss", mark.loss), ("grad_norm", mark.grad_norm))
+    odd = tuple(f"{name}={value}" for name, value in given if isinstance(value, str))
+    return records.StepSample(
+        step, mark.at, mark.rank, _finite(mark.tokens), _finite(mark.loss), _finite(mark.grad_norm), not_finite=odd
+    )
 
 
 def _finite(value: float | str | None) -> float | None:
