@@ -59,8 +59,9 @@ def test_an_edge_is_found_again_until_it_is_recorded_and_never_after() -> None:
 
 def test_a_watched_step_is_told_once_it_is_reached() -> None:
     seen, now = progress.Progress(), state()
-    job = dataclasses.replace(now.jobs["demo"], watch_step=7)
-    now = evolve.evolve_all(now, [])
+    attempt = dataclasses.replace(now.jobs["demo"].attempt, training_at=2.0, generation=1)
+    incident = states.OpenIncident("demo-1", 1.0, 1.0, planned=False, attempt=0, generation=0, lost_step=7)
+    job = dataclasses.replace(now.jobs["demo"], attempt=attempt, incident=incident)
     seen.marks("n0", marks(sample(6, 3.0)), now, 3.0)
     assert not any(isinstance(f, records.StepReached) for f in seen.edges("demo", job, 9.0))
     seen.marks("n0", marks(sample(8, 4.0)), now, 4.0)

@@ -30,6 +30,8 @@ def verdict(
     reason = f"{brake}; the runbook {rule.id} then says {action}" if brake else f"the runbook {rule.id} says {action}"
     if action == "hold-for-person":
         return Verdict(action, reason)
+    if action == "watch":
+        return Verdict("hold-for-person", f"{reason}, and a job that is interrupted does not come back by that")
     if action == "restart":
         return _restart(state, job, found, rule, at, reason)
     return _without(state, job, found.nodes, rule, at, reason)
@@ -42,6 +44,9 @@ def _brake(job: states.JobState, found: records.Diagnosed, rule: policies.Rule, 
     same = [s for s in restarts if s.signature == found.signature and s.checkpoint_step == job.newest_checkpoint_step]
     if 0 <= job.spec.max_restarts <= job.restarts:
         return f"the job's own ceiling of {job.spec.max_restarts} restarts is reached"
+    again = [s for s in restarts if s.signature == found.signature]
+    if limits.same_step and len(again) >= limits.same_step:
+        return f"the same step {len(again) + 1} times, whatever was saved between"
     if limits.same_failure and len(same) >= limits.same_failure:
         return f"the same failure {len(same) + 1} times with no newer checkpoint between"
     if limits.restarts and len(recent) >= limits.restarts:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from outrider import records as spoken
 from outrider_controller.core import evolve as evolving
-from outrider_controller.core import incidents, records
+from outrider_controller.core import findings, incidents, numbers, records, trust
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 from outrider_controller.core.diagnosis import case as cases
@@ -39,7 +39,7 @@ def _job_submitted(turn: Turn, fact: records.JobSubmitted, before: states.State)
     if old is not None and not old.over:
         turn.note(fact.job, f"a job named {fact.job} is already {old.state}; the second submission was ignored")
         return
-    turn.effect(fact.job, "find-checkpoint", None, generation=turn.job(fact.job).generation + 1)
+    trust.find(turn, fact.job, None)
 
 
 def _node_joined(turn: Turn, fact: records.NodeJoined, before: states.State) -> None:
@@ -105,6 +105,8 @@ def _absent(turn: Turn, fact: records.TimerFired, before: states.State) -> None:
 
 
 def _observed(turn: Turn, fact: records.Observed, before: states.State) -> None:
+    if findings.observed(turn, fact, before):
+        return
     job = turn.state.jobs.get(fact.job)
     seen = fact.observation
     if job is None or job.attempt is None:
@@ -190,7 +192,10 @@ def _training(turn: Turn, fact: records.Training, before: states.State) -> None:
 
 def _step_reached(turn: Turn, fact: records.StepReached, before: states.State) -> None:
     job = turn.state.jobs.get(fact.job)
-    if job is None or job.attempt is None or job.attempt.generation != fact.generation or job.incident is None:
+    if job is None or job.attempt is None or job.attempt.generation != fact.generation:
+        return
+    trust.step_reached(turn, fact.job, before)
+    if job.incident is None:
         return
     lost = job.incident.lost_step
     if job.incident.generation < fact.generation and (lost is None or fact.step >= lost):
@@ -200,6 +205,9 @@ def _step_reached(turn: Turn, fact: records.StepReached, before: states.State) -
 def _timer_fired(turn: Turn, fact: records.TimerFired, before: states.State) -> None:
     job = turn.state.jobs.get(fact.job)
     if job is None or job.over:
+        return
+    if fact.timer == trust.LOOK_AGAIN:
+        trust.look_again(turn, fact.job)
         return
     if fact.timer == ATTACH:
         _runs_without_marks(turn, fact.job)
@@ -236,10 +244,19 @@ def _effect_done(turn: Turn, fact: records.EffectDone, before: states.State) -> 
     current = job.attempt is not None and effect.args.get("generation") == job.attempt.generation
     if effect.name == "start-attempt" and current and not job.over:
         _started(turn, fact)
+    elif effect.name in trust.ASIDE:
+        trust.verified(turn, fact, effect)
+        findings.tell(turn, fact.job, before)
+        return
     elif effect.name == "find-checkpoint" and not fact.ok and not job.over:
         turn.cancel(fact.job, incidents.SETTLE, incidents.SILENCE)
         incidents.hold(turn, fact.job, f"the checkpoints could not be looked at: {fact.error}")
         return
+    elif effect.name == "find-checkpoint" and not job.over and (left := trust.nothing_left(job)):
+        incident = job.incident
+        if incident is None or incident.planned or incident.decision is not None or job.state == "held":
+            incidents.hold_without_checkpoint(turn, fact.job, left)
+            return
     _proceed(turn, fact.job)
 
 
@@ -327,8 +344,8 @@ def _approve(turn: Turn, name: str) -> None:
     if job.incident is not None:
         incidents.decide_by_person(turn, name, "restart", "a person looked and lets it go on")
     turn.move(name, "starting" if job.attempt is None else "interrupted", f"{evolving.BY_PERSON}lets it go on")
-    incident = job.incident.incident if job.incident else None
-    turn.effect(name, "find-checkpoint", incident, generation=job.generation + 1)
+    trust.forgive_all(turn, name)
+    trust.find(turn, name, job.incident.incident if job.incident else None)
 
 
 def _cordon(turn: Turn, fact: records.PersonAsked) -> None:
@@ -350,6 +367,9 @@ _HANDLERS: Final[dict[type, Callable[[Turn, Any, states.State], None]]] = {
     records.Attached: _attached,
     records.Training: _training,
     records.StepReached: _step_reached,
+    records.CheckpointSaved: trust.saved,
+    records.NotFinite: numbers.not_finite,
+    records.RecordingFailed: findings.recording_failed,
     records.TimerFired: _timer_fired,
     records.EffectDone: _effect_done,
     records.PersonAsked: _person_asked,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from outrider import records as spoken
-from outrider_controller.core import jobs, records
+from outrider_controller.core import jobs, known, records
 from outrider_controller.core import state as states
 
 State = states.State
@@ -136,9 +136,21 @@ def _node_marked(state: State, row: records.NodeMarked) -> State:
     return _put_node(state, dataclasses.replace(node, mark=row.mark, why=row.why)) if node else state
 
 
+def _known(change: Callable[[states.JobState, Any], states.JobState]) -> Callable[[State, Any], State]:
+    """A row that changes nothing but its own job."""
+
+    def changed(state: State, row: Any) -> State:
+        job = state.jobs.get(row.job)
+        return _put_job(state, row.job, change(job, row)) if job is not None else state
+
+    return changed
+
+
 def _observed(state: State, row: records.Observed) -> State:
     job = state.jobs.get(row.job)
     seen = row.observation
+    if job is not None and seen.kind in (known.DISK_FULL, known.DISK_CLEAR):
+        return _put_job(state, row.job, known.disk(job, row))
     if job is None or job.attempt is None or seen.generation != job.attempt.generation:
         return state
     if row.step_s is not None:
@@ -179,14 +191,7 @@ def _training(state: State, row: records.Training) -> State:
     if job is None or job.attempt is None or job.attempt.generation != row.generation:
         return state
     state = _attempt(state, row.job, row.generation, training_at=row.at)
-    watch = job.incident.lost_step if job.incident else None
-    return _change(state, row.job, watch_step=watch, restart_s=row.at - job.attempt.planned_at)
-
-
-def _step_reached(state: State, row: records.StepReached) -> State:
-    job = state.jobs.get(row.job)
-    reached = job is not None and job.watch_step is not None and row.step >= job.watch_step
-    return _change(state, row.job, watch_step=None) if reached else state
+    return _change(state, row.job, restart_s=row.at - job.attempt.planned_at)
 
 
 def _checkpoint_saved(state: State, row: records.CheckpointSaved) -> State:
@@ -194,7 +199,8 @@ def _checkpoint_saved(state: State, row: records.CheckpointSaved) -> State:
     if job is None or job.attempt is None or job.attempt.generation != row.generation:
         return state
     state = _attempt(state, row.job, row.generation, checkpoint_step=row.step)
-    return _change(state, row.job, newest_checkpoint_step=max(job.newest_checkpoint_step, row.step))
+    state = _change(state, row.job, newest_checkpoint_step=max(job.newest_checkpoint_step, row.step))
+    return _put_job(state, row.job, known.saved(state.jobs[row.job], row))
 
 
 def _timer_fired(state: State, row: records.TimerFired) -> State:
@@ -237,17 +243,18 @@ def _effect_done(state: State, row: records.EffectDone) -> State:
         return _attempt(state, row.job, effect.args["generation"], running_at=row.at)
     if effect.name == "find-checkpoint" and row.ok:
         return _checkpoint_found(state, row)
+    if effect.name == "verify-checkpoint":
+        return _put_job(state, row.job, known.looked(state.jobs[row.job], effect, row))
+    if effect.name == "prune-checkpoints" and row.ok:
+        return _put_job(state, row.job, known.removed(state.jobs[row.job], row.result.get("removed") or ()))
     return state
 
 
 def _checkpoint_found(state: State, row: records.EffectDone) -> State:
-    step = int(row.result.get("step") or 0)
-    job = state.jobs[row.job]
+    job = known.found(state.jobs[row.job], row.result, row.at)
     if job.incident is not None:
-        state = _change(state, row.job, incident=dataclasses.replace(job.incident, checkpoint_step=step))
-    path = str(row.result.get("path") or "")
-    newest = max(job.newest_checkpoint_step, step)
-    return _change(state, row.job, resume_path=path, resume_step=step if path else 0, newest_checkpoint_step=newest)
+        job = dataclasses.replace(job, incident=dataclasses.replace(job.incident, checkpoint_step=job.resume_step))
+    return _put_job(state, row.job, job)
 
 
 def _job_moved(state: State, row: records.JobMoved) -> State:
@@ -267,9 +274,9 @@ def _attempt_planned(state: State, row: records.AttemptPlanned) -> State:
         resume_step=row.resume_step,
         planned_at=row.at,
     )
-    return _change(
-        state, row.job, attempt=attempt, generation=row.generation, attempts=row.attempt + 1, watch_step=None
-    )
+    state = _change(state, row.job, attempt=attempt, generation=row.generation, attempts=row.attempt + 1)
+    job = state.jobs.get(row.job)
+    return _put_job(state, row.job, known.loaded(job, row)) if job is not None else state
 
 
 def _incident_opened(state: State, row: records.IncidentOpened) -> State:
@@ -288,8 +295,11 @@ def _incident_opened(state: State, row: records.IncidentOpened) -> State:
         opened_by=row.opened_by,
         text=row.text,
         step_s=job.step_s,
+        watched=not row.interrupted,
     )
-    return _change(state, row.job, incident=incident, incidents=job.incidents + 1, watch_step=None)
+    if row.about:
+        job = known.told(job, row.about)
+    return _put_job(state, row.job, dataclasses.replace(job, incident=incident, incidents=job.incidents + 1))
 
 
 def _diagnosed(state: State, row: records.Diagnosed) -> State:
@@ -315,6 +325,8 @@ def _decided(state: State, row: records.Decided) -> State:
         signature=found.signature if found else "",
         nodes=found.nodes if found else (),
         checkpoint_step=job.newest_checkpoint_step,
+        loaded=job.attempt.resume_path if job.attempt else "",
+        soon=job.attempt is not None and bool(job.attempt.resume_path) and not job.attempt.proven,
     )
     history = (*job.spent, spent)[-states.SPENT_ROWS_MAX :]
     state = _incident(state, row.job, row.incident, decision=row)
@@ -325,7 +337,7 @@ def _incident_closed(state: State, row: records.IncidentClosed) -> State:
     job = state.jobs.get(row.job)
     if job is None or job.incident is None or job.incident.incident != row.incident:
         return state
-    return _change(state, row.job, incident=None, watch_step=None)
+    return _change(state, row.job, incident=None)
 
 
 _HANDLERS: dict[type, Callable[[State, Any], State]] = {
@@ -336,7 +348,10 @@ _HANDLERS: dict[type, Callable[[State, Any], State]] = {
     records.Observed: _observed,
     records.Attached: _attached,
     records.Training: _training,
-    records.StepReached: _step_reached,
+    records.StepReached: _known(known.reached),
+    records.NotFinite: _known(known.not_finite),
+    records.RecordingFailed: _known(known.recording_failed),
+    records.CheckpointTrusted: _known(known.trusted),
     records.CheckpointSaved: _checkpoint_saved,
     records.TimerFired: _timer_fired,
     records.TimerCancelled: _timer_gone,

@@ -8,7 +8,7 @@ runbook says, or the time for news is over. It closes when the job has regained 
 
 from __future__ import annotations
 
-from outrider_controller.core import brakes, diagnosis, placement, pricing, records
+from outrider_controller.core import brakes, diagnosis, findings, placement, pricing, records, trust
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 from outrider_controller.core.diagnosis import case as cases
@@ -30,7 +30,7 @@ def open_incident(
     assert attempt is not None, "a job without an attempt has nothing that could be disturbed"
     if former is not None:
         lost_step = max((s for s in (lost_step, former.lost_step) if s is not None), default=None)
-        close(turn, name, "superseded")
+        _close(turn, name, "superseded")
     number = f"{name}-{job.incidents + 1}"
     turn.move(name, "interrupted", text)
     turn.emit(
@@ -58,7 +58,7 @@ def open_incident(
         grace_s=job.spec.limits.grace_s,
     )
     if wanted != "stop":
-        turn.effect(name, "find-checkpoint", number, generation=attempt.generation + 1)
+        trust.find(turn, name, number)
     settle_s = max(rule.limits.settle_s for rule in turn.policy.rules.values())
     turn.timer(name, SETTLE, turn.at + settle_s)
     arm_silence(turn, name)
@@ -120,7 +120,11 @@ def conclude(turn: Turn, name: str) -> None:
     found = diagnosis.diagnose(cases.Case(job, job.incident, turn.state.nodes, turn.policy, turn.at))
     turn.emit(found)
     rule = turn.policy.rule(found.cause)
+    blamed = trust.blame(turn, name, found)
     chosen = brakes.verdict(turn.state, job, found, rule, turn.at)
+    left = "" if blamed else trust.nothing_left(job)
+    if left and chosen.decision != "hold-for-person":
+        chosen = brakes.Verdict("hold-for-person", left)
     _decide(turn, name, found, rule, chosen)
     turn.effect(name, "notify", job.incident.incident, incident=job.incident.incident, event="opened")
     if chosen.decision == "hold-for-person":
@@ -128,7 +132,21 @@ def conclude(turn: Turn, name: str) -> None:
         return
     excluded = _takeable(turn, name, chosen.excluded)
     _mark_nodes(turn, excluded, found)
+    if blamed:  # what was found before the diagnosis is the very checkpoint that has failed
+        trust.find(turn, name, job.incident.incident)
+        return
     begin_attempt(turn, name, excluded)
+
+
+def hold_without_checkpoint(turn: Turn, name: str, why: str) -> None:
+    """Nothing is left to restart from: a decision of its own where an incident is open, and the job is held."""
+    job = turn.job(name)
+    incident = job.incident
+    if incident is not None and incident.diagnosis is not None:
+        rule = turn.policy.rule(incident.diagnosis.cause)
+        _decide(turn, name, incident.diagnosis, rule, brakes.Verdict("hold-for-person", why))
+    turn.cancel(name, SETTLE, SILENCE)
+    hold(turn, name, why)
 
 
 def _takeable(turn: Turn, name: str, suspects: frozenset[str]) -> frozenset[str]:
@@ -246,7 +264,12 @@ def waits_for_nodes(job: states.JobState) -> bool:
 
 
 def close(turn: Turn, name: str, outcome: str) -> None:
-    """Close the open incident, if there is one."""
+    """Close the open incident, if there is one, and tell of what was found meanwhile."""
+    _close(turn, name, outcome)
+    findings.tell(turn, name)
+
+
+def _close(turn: Turn, name: str, outcome: str) -> None:
     job = turn.job(name)
     incident = job.incident
     if incident is None:

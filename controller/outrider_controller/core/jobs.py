@@ -43,6 +43,8 @@ class JobSpec:
     mesh: str = ""  # outermost axis first; empty when the job does not say
     checkpoint_dir: str = ""
     checkpoint_layout: str = "dcp"
+    checkpoint_keep: int = 0  # so many checkpoints are kept, never fewer than the newest trusted; 0 removes none
+    peak_tflops: float = 0.0  # dense peak of one rank's device in the job's precision, for MFU; 0 where not known
     resume: tuple[str, ...] = ()  # arguments appended on a resume, with {checkpoint}
     env: dict[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ("auto",)  # modules the keeper imports before it forks; "auto" reads them off the script
@@ -107,7 +109,9 @@ def _value(key: str, value: Any, kind: str) -> Any:
     wanted, words = _KINDS[kind]
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise JobError(f"{key}: {value!r} is not a number of seconds")
+            raise JobError(
+                f"{key}: {value!r} is not a {'number of seconds' if key.endswith('_s') else 'finite number'}"
+            )
         return float(value)
     plain: Any = list(value) if isinstance(value, tuple) else value
     if not isinstance(plain, wanted) or (wanted is int and isinstance(plain, bool)):
@@ -139,14 +143,24 @@ def _consistent(spec: JobSpec) -> None:
     for key in ("grace_s", "start_s"):
         if getattr(spec.limits, key) <= 0:
             raise JobError(f"limits.{key}: {getattr(spec.limits, key)} must be above 0")
-    for key in ("memory_bytes", "open_files"):
-        if getattr(spec.limits, key) < 0:
-            raise JobError(f"limits.{key}: {getattr(spec.limits, key)} must not be below 0")
+    _not_negative(spec)
     if spec.resume and not any("{checkpoint}" in part for part in spec.resume):
         raise JobError(
             f"resume: {list(spec.resume)!r} nowhere says {{checkpoint}}, so it would not resume from anything"
         )
     _mesh_fits(spec)
+
+
+def _not_negative(spec: JobSpec) -> None:
+    numbers = {
+        "checkpoint_keep": spec.checkpoint_keep,
+        "peak_tflops": spec.peak_tflops,
+        "limits.memory_bytes": spec.limits.memory_bytes,
+        "limits.open_files": spec.limits.open_files,
+    }
+    for key, number in numbers.items():
+        if number < 0:
+            raise JobError(f"{key}: {number} must not be below 0")
 
 
 def _mesh_fits(spec: JobSpec) -> None:

@@ -26,12 +26,15 @@ EXIT_WORDS: Final = (
     "exit-code",
     "peer-lost",
     "clean",
+    "disk-full",
+    "checkpoint-damaged",
+    "checkpoint-torn",
     "start-failed",
     "start-refused",
 )
 NODE_WORDS: Final = ("lost",)
 # What this version can carry out; the other decisions are words of the vocabulary that later parts bring to life.
-ACTIONS_READY: Final = ("restart", "restart-without-suspect", "hold-for-person")
+ACTIONS_READY: Final = ("watch", "restart", "restart-without-suspect", "hold-for-person")
 PAGE_WORDS: Final = ("never", "when-held", "always")
 
 
@@ -52,6 +55,7 @@ class Limits:
 
     restarts: int = 0  # restarts for this cause within window_s
     same_failure: int = 0  # restarts for one and the same failure with no newer checkpoint between them
+    same_step: int = 0  # restarts for one failure that names its step (loss-nan), whatever was saved between them
     same_node: int = 0  # restarts that blame one node within window_s, before it is taken out
     nodes_out: int = 0  # nodes taken out within window_s, whatever the cause
     window_s: float = 3600.0

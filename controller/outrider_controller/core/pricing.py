@@ -28,6 +28,8 @@ def restart_gpu_h(job: states.JobState, incident: states.OpenIncident) -> float:
 
 def price(action: str, job: states.JobState, incident: states.OpenIncident) -> float | None:
     """GPU-hours of ``action``, or None where waiting would never end."""
+    if action == "watch" and job.incident is not None and job.incident.watched:
+        return 0.0
     if action == "restart":
         return restart_gpu_h(job, incident)
     if action == "restart-without-suspect":
@@ -52,6 +54,8 @@ def alternatives(chosen: str, job: states.JobState, incident: states.OpenInciden
 
 
 def _why_not(action: str, chosen: str) -> str:
+    if chosen == "watch":
+        return "the job trains on, and stopping it would cost what nothing has cost yet"
     if action == "restart" and chosen == "hold-for-person":
         return "a brake of the runbook is reached; another restart would most likely fail the same way"
     if action == "restart-without-suspect" and chosen == "hold-for-person":

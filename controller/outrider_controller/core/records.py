@@ -193,7 +193,11 @@ class Resumed:
 
 @dataclass(frozen=True)
 class NotFinite:
-    """A finished step had a loss or a gradient norm that is no number. ``what``: such as ``loss=nan``."""
+    """A finished step had a loss or a gradient norm that is no number. ``what``: such as ``loss=nan``.
+
+    ``ranks`` told of it so, ``others`` told of the same step with numbers; ``before``: the steps before it, oldest
+    first, each {"step", "loss", "grad_norm"}. (The lowest rank of each node speaks for its node.)
+    """
 
     kind: ClassVar[str] = "not-finite"
     at: float
@@ -201,6 +205,10 @@ class NotFinite:
     generation: int
     step: int
     what: tuple[str, ...]
+    ranks: tuple[int, ...] = ()
+    others: tuple[int, ...] = ()
+    before: tuple[Json, ...] = ()
+    stepped_at: float | None = None  # when the step ended, by the node's clock
 
 
 @dataclass(frozen=True)
@@ -218,8 +226,8 @@ class RecordingFailed:
 class LedgerCut:
     """The end of the ledger could not be read, or was gone: row ``first`` and what followed it is no part of it now.
 
-    ``rows``: how many that were, at most; rows that had been confirmed are lost with them. ``kept``: where what was left
-    of them lies, empty where nothing was.
+    ``rows``: how many that were, at most; rows that had been confirmed are lost with them. ``kept``: where what was
+    left of them lies, empty where nothing was.
     """
 
     kind: ClassVar[str] = "ledger-cut"
@@ -278,6 +286,8 @@ class IncidentOpened:
     supersedes: str | None = None
     wanted: str = ""  # for a planned one: stop or hold
     opened_by: str = "rank-exited"  # what showed it: an observation kind, start-failed, node-returned or person
+    interrupted: bool = True  # false for a finding that is only watched: the running attempt goes on
+    about: str = ""  # of such a one: state.Finding.key
 
 
 @dataclass(frozen=True)
@@ -379,7 +389,7 @@ class IncidentClosed:
     at: float
     job: str
     incident: str
-    outcome: str  # regained, superseded, held-ended, job-ended
+    outcome: str  # regained, superseded, held-ended, job-ended, watched
     lost_steps: int | None
     attempt_after: int | None
 
@@ -400,7 +410,8 @@ class NodeMarked:
 class CheckpointTrusted:
     """The standing of a checkpoint changed by what became of a job that loaded it, not by looking at its files.
 
-    ``trust``: survived, or rejected for one that is demoted (a crash or a NaN soon after the load).
+    ``trust``: survived, rejected for one that is demoted (a crash or a NaN soon after the load), or written for one
+    that is no longer blamed.
     """
 
     kind: ClassVar[str] = "checkpoint-trusted"

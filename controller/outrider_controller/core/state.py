@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from outrider import records as spoken
+from outrider import vocabulary
 from outrider_controller.core import jobs, records
 
 SPENT_ROWS_MAX = 256
+CHECKPOINTS_KNOWN_MAX = 64  # of one job, the newest; older ones are looked at afresh should they ever be needed
+FINDINGS_KEPT_MAX = 32
+SURVIVED_STEPS = 10  # a checkpoint from which so many steps were trained has survived its load
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Attempt:
     exits: tuple[tuple[str, spoken.RankExit], ...] = ()  # (node, exit) in the order recorded
     gone: tuple[str, ...] = ()  # nodes known to hold no rank any more though no exit was seen (reboot, keeper lost)
     rebooted: tuple[tuple[str, float], ...] = ()  # those of them that were booted anew, and since when each was silent
+    not_finite: records.NotFinite | None = None  # the first step of it whose loss or gradient norm was no number
+    proven: bool = False  # it has trained SURVIVED_STEPS steps from the checkpoint that it loaded
 
     @property
     def ended_ranks(self) -> frozenset[int]:
@@ -81,6 +87,7 @@ class OpenIncident:
     decision: records.Decided | None = None
     step_s: float | None = None
     checkpoint_step: int = 0  # of the checkpoint that the next attempt resumes from; 0 for the beginning
+    watched: bool = False  # nothing was interrupted
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,51 @@ class Spent:
     signature: str
     nodes: tuple[str, ...]
     checkpoint_step: int  # newest checkpoint known when it was taken
+    loaded: str = ""  # the checkpoint that the attempt had begun from; empty for the beginning
+    soon: bool = False  # it broke within SURVIVED_STEPS steps of that load
+
+
+@dataclass(frozen=True)
+class KnownCheckpoint:
+    """One checkpoint of a job: what its files showed when they were last looked at, and what its history says."""
+
+    path: str
+    step: int
+    generation: int | None = None  # of the attempt that saved it; None when it was found on the disk
+    since: float = 0.0  # when it was saved or found
+    trust: str = "written"  # vocabulary.TRUST or rejected: by its files, and survived by what became of a load
+    fingerprint: str = ""  # of the files as they were then; empty while nobody has looked
+    tree: str = ""
+    problems: tuple[spoken.Json, ...] = ()
+    distrust: str = ""  # why it is not loaded though its files may be sound; empty while nothing speaks against it
+    tried: bool = False  # a look at it has ended, with or without an answer
+    loads: int = 0
+
+    @property
+    def trusted(self) -> bool:
+        """Its files were looked at and are sound, and nothing else speaks against it."""
+        return bool(self.fingerprint) and self.trust != vocabulary.REJECTED and not self.distrust
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A checkpoint that was turned down when one was looked for; ``step`` is -1 where nothing says it."""
+
+    path: str
+    step: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong that has not interrupted the job, kept until it is told of. ``device``: a path or mount point."""
+
+    key: str  # equal for what is the same thing found again
+    kind: str  # damaged-checkpoint, disk-full or recording-failed
+    at: float
+    source: str
+    text: str
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +170,12 @@ class JobState:
     newest_checkpoint_step: int = 0
     resume_path: str = ""  # what find-checkpoint last answered; empty for the beginning
     resume_step: int = 0
-    watch_step: int | None = None  # the shell reports StepReached once this step is finished
+    checkpoints: tuple[KnownCheckpoint, ...] = ()  # newest first
+    refused: tuple[Refused, ...] = ()  # what the last find-checkpoint turned down
+    vanished_step: int = 0  # of the newest known checkpoint when the last find-checkpoint met none at all
+    not_finite_step: int | None = None  # no checkpoint from this step on is loaded until it was trained with numbers
+    findings: tuple[Finding, ...] = ()  # not yet told of
+    full_disks: tuple[tuple[str, str], ...] = ()  # (node, mount point) that have no room now
     absent_step: int | None = None  # newest finished step when a node of it fell silent, or was last looked for
     step_s: float | None = None
     restart_s: float | None = None  # how long the latest attempt took from plan to first step
@@ -132,6 +189,26 @@ class JobState:
     def over(self) -> bool:
         """Nothing more will be done for this job."""
         return self.state in ("completed", "failed")
+
+    @property
+    def watch_steps(self) -> tuple[int, ...]:
+        """Steps of which the shell tells (StepReached) once they are finished, the next one first."""
+        attempt, incident = self.attempt, self.incident
+        if attempt is None or attempt.training_at is None or attempt.stop_wanted:
+            return ()
+        found = []
+        if incident is not None and incident.generation < attempt.generation and incident.lost_step is not None:
+            found.append(incident.lost_step)
+        if attempt.resume_path and not attempt.proven:
+            found.append(attempt.resume_step + SURVIVED_STEPS)
+        if self.not_finite_step is not None and attempt.not_finite is None:
+            found.append(self.not_finite_step)
+        return tuple(sorted(found))
+
+    @property
+    def watch_step(self) -> int | None:
+        """The next of them."""
+        return next(iter(self.watch_steps), None)
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,33 @@ no family can name is ``unknown``, which is an answer too.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
+from outrider_controller.core import policy as policies
 from outrider_controller.core import records
-from outrider_controller.core.diagnosis import crash, host, progress, unknown
+from outrider_controller.core.diagnosis import crash, host, numerics, progress, storage, unknown
 from outrider_controller.core.diagnosis.case import Case, Finding
 
-FAMILIES: Final = (progress.find, host.find, crash.find, unknown.find)
+FAMILIES: Final = (progress.find, numerics.find, host.find, storage.find, crash.find, unknown.find)
 
 
 def diagnose(case: Case) -> records.Diagnosed:
     """Cause, suspects and evidence of the open incident of ``case.job``."""
     finding = next(found for family in FAMILIES if (found := family(case)) is not None)
-    rule = case.policy.rule(finding.cause)
-    incident = case.incident
+    rows = (*finding.evidence[: EVIDENCE_ROWS_MAX - storage.REFUSED_ROWS_MAX], *storage.refused(case, finding.cause))
+    finding = dataclasses.replace(finding, evidence=rows)
+    return diagnosed(finding, case.job.spec.name, case.incident.incident, case.policy, case.at)
+
+
+def diagnosed(finding: Finding, job: str, incident: str, policy: policies.Policy, at: float) -> records.Diagnosed:
+    """The finding as the row of its incident."""
     return records.Diagnosed(
-        at=case.at,
-        job=case.job.spec.name,
-        incident=incident.incident,
+        at=at,
+        job=job,
+        incident=incident,
         cause=finding.cause,
-        cause_group=rule.cause_group,
+        cause_group=policy.rule(finding.cause).cause_group,
         confidence=finding.confidence,
         ranks=finding.ranks,
         nodes=finding.nodes,
@@ -41,4 +48,4 @@ def diagnose(case: Case) -> records.Diagnosed:
 
 EVIDENCE_ROWS_MAX: Final = 64
 
-__all__ = ["Case", "Finding", "diagnose"]
+__all__ = ["Case", "Finding", "diagnose", "diagnosed"]

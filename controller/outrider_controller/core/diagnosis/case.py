@@ -21,6 +21,7 @@ class Judged:
     kind: str  # a word of policy.EXIT_WORDS, or "asked"
     signature: str
     text: str
+    pattern: str = ""  # the known message that decided, if one did
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Case:
         found = []
         for node, exit_ in sorted(self.attempt.exits, key=lambda e: (e[1].at, e[1].order)):
             said = job_log.judge(exit_)
-            found.append(Judged(node, exit_, said.kind, said.signature, said.text))
+            found.append(Judged(node, exit_, said.kind, said.signature, said.text, said.pattern))
         return tuple(found)
 
     def silent(self) -> tuple[states.NodeState, ...]:

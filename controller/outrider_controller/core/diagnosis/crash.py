@@ -58,6 +58,12 @@ def _rows(first: Judged, judged: tuple[Judged, ...], cause: str) -> tuple[dict[s
         )
     if first.exit.log_path:
         rows.append(evidence(first.exit.at, first.node, "log", f"last lines in {first.exit.log_path}", cause))
+    return (*rows, *echo_rows(first, judged, cause))
+
+
+def echo_rows(first: Judged, judged: tuple[Judged, ...], cause: str) -> tuple[dict[str, object], ...]:
+    """The ranks that went after the first one, the earliest of them each in a row."""
+    rows = []
     others = [j for j in judged if j.exit.rank != first.exit.rank]
     for other in others[:ECHO_ROWS_MAX]:
         after = (other.exit.at - first.exit.at) * 1000
