@@ -10,7 +10,7 @@ import pytest
 
 import outrider
 from outrider import records
-from outrider_agent.signals import ranks
+from outrider_agent.signals import rank, ranks
 from tests.agent import world
 
 
@@ -137,7 +137,7 @@ def test_what_nobody_fetches_stays_within_bounds_and_the_newest_is_kept() -> Non
 def test_phases_that_never_end_use_no_more_memory() -> None:
     made = board(*[mark("begin", phase="load")] * 1000)
     assert stands(made).phase == "load"
-    assert all(len(rank.nested) <= ranks.PHASES_NESTED_MAX for rank in made._attempts["j"].ranks.values())
+    assert all(len(one.nested) <= rank.PHASES_NESTED_MAX for one in made._attempts["j"].ranks.values())
 
 
 def test_the_client_is_understood_over_a_real_socket(monkeypatch: pytest.MonkeyPatch) -> None:
