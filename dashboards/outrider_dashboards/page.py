@@ -1,4 +1,5 @@
-import streamlit as st
+"""The page as Streamlit runs it, once for every viewer: `streamlit run` is given this file by __main__."""
 
-st.set_page_config(page_title="Outrider", layout="wide")
-st.write("hello")
+from outrider_dashboards import board
+
+board.show()
