@@ -14,6 +14,13 @@ CAUSES: Final = (
     "user-error",
     "out-of-memory",
     "node-lost",
+    "rank-hung",
+    "rank-stopped",
+    "job-stalled",
+    "loss-nan",
+    "checkpoint-corrupt",
+    "checkpoint-torn",
+    "disk-full",
     "no-progress",
     "unknown",
 )
@@ -70,8 +77,7 @@ TRUST: Final = ("written", "complete", "hashed", "loadable", "survived")
 REJECTED: Final = "rejected"
 
 DEMO_FAULTS: Final = ("kill", "stop", "spin", "corrupt", "node", "nan")
-# Faults this version can inject and recover from by itself; the others are refused by name until their issue lands.
-DEMO_FAULTS_READY: Final = ("kill", "node")
+DEMO_FAULTS_READY: Final = DEMO_FAULTS  # those that this version injects and recovers from by itself: all of them
 
 # Component classes of Table 5 of "The Llama 3 Herd of Models" (arXiv:2407.21783).
 CAUSE_GROUPS: Final = (

@@ -16,6 +16,7 @@ from outrider_controller import runbook_files
 from outrider_controller.core import decide, evolve, jobs, records
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
+from tests.core import hanging
 
 START = 1_800_000_000.0
 LOST_PEER = (
@@ -43,6 +44,7 @@ class World:
     state: states.State = field(default_factory=states.State)
     rows: list[records.Row] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
+    damaged: dict[str, tuple[str, str]] = field(default_factory=dict)  # path -> kind and text of what is wrong with it
     alive: dict[int, str] = field(default_factory=dict)  # rank -> node, of the running attempt
     silent: set[str] = field(default_factory=set)
     stale: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # cut off node -> generation, ranks
@@ -52,6 +54,8 @@ class World:
     start_seen: bool = True  # the keeper itself says so too (no such program), not only the node's answer (no room)
     effects_seen: dict[str, str] = field(default_factory=dict)
     mute: bool = False  # effects are not answered while set
+    hung: dict[int, str] = field(default_factory=dict)  # rank -> a word of hanging.HOW
+    look_fails: str = ""  # set: capture-evidence fails with these words
 
     name = "job"
 
@@ -101,6 +105,8 @@ class World:
         attempt = self.job.attempt
         if attempt is None or len(self.alive) != self.nodes * self.ranks_per_node:
             raise ImpossibleWorld("a synchronous job trains with all its ranks or not at all")
+        if any(how != "works" for how in self.hung.values()):
+            raise ImpossibleWorld(f"a synchronous job waits for each of its ranks, and {self.hung} do not go on")
         if self.speaks and attempt.attached_at is None:
             self.feed(records.Attached(self.now, self.name, attempt.generation))
         for step in range(attempt.resume_step + 1 if attempt.training_at is None else self.step + 1, to + 1):
@@ -108,11 +114,32 @@ class World:
             self.step = step
             self._finished(step, attempt)
             if save_every and step % save_every == 0:
-                self.checkpoints.append(step)
-                self.feed(
-                    records.CheckpointSaved(self.now, self.name, attempt.generation, step, f"/ckpt/step-{step}", 0.2)
-                )
+                self.save(step)
         return self
+
+    def save(self, step: int) -> World:
+        """The running attempt commits a checkpoint; one of the same step is replaced."""
+        attempt = self.job.attempt
+        assert attempt is not None
+        path = f"/ckpt/step-{step}"
+        self.damaged.pop(path, None)
+        self.checkpoints = [*(s for s in self.checkpoints if s != step), step]
+        return self.feed(records.CheckpointSaved(self.now, self.name, attempt.generation, step, path, 0.2))
+
+    def damage(self, step: int, kind: str = "sha256", text: str = "is not what was written") -> World:
+        """What lies on the disk of a checkpoint changes; nobody is told."""
+        if step not in self.checkpoints:
+            raise ImpossibleWorld(f"there is no checkpoint of step {step}")
+        self.damaged[f"/ckpt/step-{step}"] = (kind, text)
+        return self
+
+    def nan(self, step: int, **more: Any) -> World:
+        """A finished step has told a loss that is no number."""
+        attempt = self.job.attempt
+        if attempt is None or step > self.step or attempt.training_at is None:
+            raise ImpossibleWorld(f"step {step} was not finished by this attempt")
+        what = more.pop("what", ("loss=nan",))
+        return self.feed(records.NotFinite(self.now, self.name, attempt.generation, step, what, **more))
 
     def _finished(self, step: int, attempt: states.Attempt) -> None:
         job = self.job
@@ -129,7 +156,7 @@ class World:
         self._exit(rank, **end)
         for order, other in enumerate(sorted(self.alive) if echoes else (), start=1):
             self.now = first + 0.02 * order
-            if other in self.alive:
+            if other in self.alive and self.hung.get(other) not in hanging.HUNG:
                 self._exit(other, code=1, log_tail=LOST_PEER)
         return self.unmute()
 
@@ -137,6 +164,7 @@ class World:
         if rank not in self.alive:
             raise ImpossibleWorld(f"rank {rank} is not alive and cannot die")
         node = self.alive.pop(rank)
+        self.hung.pop(rank, None)
         if node in self.silent:
             return
         attempt = self.job.attempt
@@ -168,6 +196,57 @@ class World:
         seen = spoken.Observation(self.seq, kind, "error", self.now, node, text, self.name, attempt.generation)
         return self.feed(records.Observed(self.now, self.name, seen, self.step or None))
 
+    def hang(self, rank: int, how: str) -> World:
+        """From now on a living rank does what ``how`` says; its agent tells of one that is stopped."""
+        if rank not in self.alive or how not in hanging.HOW:
+            raise ImpossibleWorld(f"rank {rank} cannot be found to be {how!r}")
+        was = self.hung.get(rank)
+        self.hung[rank] = how
+        if how == "stopped" and was != "stopped":
+            self._told("rank-stopped", rank)
+        return self
+
+    def go_on(self, rank: int) -> World:
+        """The rank does its work again."""
+        if self.hung.pop(rank, None) == "stopped":
+            self._told("rank-continued", rank)
+        return self
+
+    def _told(self, kind: str, rank: int) -> None:
+        node, attempt = self.alive[rank], self.job.attempt
+        assert attempt is not None
+        if node in self.silent:
+            return
+        self.seq += 1
+        about: dict[str, Any] = {"job": self.name, "generation": attempt.generation, "rank": rank}
+        seen = spoken.Observation(self.seq, kind, "error", self.now, node, f"{kind} {rank}", **about)
+        self.feed(records.Observed(self.now, self.name, seen, self.step or None, 1.0))
+
+    def suspect(self, silent_s: float, act_s: float = 20.0, phase: str = "step") -> World:
+        """The job gives no sign of progress for ``silent_s``, which is past its deadline."""
+        attempt = self.job.attempt
+        if attempt is None or attempt.running_at is None or attempt.stop_wanted:
+            raise ImpossibleWorld("only a running attempt is suspected")
+        if self.silent & set(attempt.placement):
+            raise ImpossibleWorld("while a node is not heard nobody can tell whether the job is silent")
+        since = self.now
+        self.wait(silent_s)
+        current = self.job.attempt
+        if current is None or current.generation != attempt.generation or current.stop_wanted:
+            return self  # something came of it meanwhile
+        fact = records.Suspected(
+            self.now, self.name, attempt.generation, phase, since, silent_s, act_s, "as usual", (), self.step or None
+        )
+        return self.feed(fact)
+
+    def resume(self) -> World:
+        """A suspected job gives a sign of progress."""
+        attempt = self.job.attempt
+        assert attempt is not None
+        assert attempt.suspicion is not None
+        silent_s = self.now - attempt.suspicion.since
+        return self.feed(records.Resumed(self.now, self.name, attempt.generation, silent_s, self.step or None))
+
     def vanish(self, node: str) -> World:
         """A host goes: its agent falls silent, its ranks are gone, the others die of the loss."""
         self.silence(node)
@@ -175,7 +254,7 @@ class World:
         for rank in [r for r, n in self.alive.items() if n == node]:
             del self.alive[rank]
         for rank in sorted(self.alive):
-            if rank in self.alive:
+            if rank in self.alive and self.hung.get(rank) not in hanging.HUNG:
                 self.now += 0.02
                 self._exit(rank, code=1, log_tail=LOST_PEER)
         return self.unmute()
@@ -247,11 +326,20 @@ class World:
             "start-attempt": self._start,
             "stop-attempt": self._stop,
             "find-checkpoint": self._find,
+            "verify-checkpoint": lambda effect: (True, self._verdict(effect.args["step"]), None),
+            "prune-checkpoints": self._prune,
+            "capture-evidence": self._capture,
         }
         ok, result, error = answers.get(effect.name, lambda _: (True, {}, None))(effect)
         self.feed(records.EffectDone(self.now, self.name, effect.effect, ok, result, error, self.step or None))
         if not ok and self.mute:
             self.unmute()
+
+    def _capture(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
+        if self.look_fails:
+            return False, {}, self.look_fails
+        self.now += 0.5
+        return True, hanging.result(self.alive, self.hung, effect.args["placement"], self.silent), None
 
     def _start(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
         if self.start_fails:
@@ -291,8 +379,42 @@ class World:
     def _find(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
         if self.unreadable:
             return False, {}, self.unreadable
-        step = max(self.checkpoints, default=0)
-        return True, {"path": f"/ckpt/step-{step}" if step else "", "step": step, "trust": "complete"}, None
+        args = effect.args
+        rejected: list[dict[str, Any]] = []
+        judged: list[dict[str, Any]] = []
+        best: dict[str, Any] = {"path": "", "step": 0, "trust": ""}
+        for step in sorted(self.checkpoints, reverse=True):
+            path = f"/ckpt/step-{step}"
+            if path in args["distrusted"]:
+                rejected.append({"path": path, "step": step, "why": args["distrusted"][path]})
+            elif args["before_step"] is not None and step >= args["before_step"]:
+                rejected.append({"path": path, "step": step, "why": f"is not from before step {args['before_step']}"})
+            else:
+                verdict = self._verdict(step)
+                judged.append(verdict)
+                if verdict["trust"] != "rejected":
+                    best = {"path": path, "step": step, "trust": verdict["trust"]}
+                    break
+                why = "; ".join(f"{p['file']}: {p['text']}" for p in verdict["problems"])
+                rejected.append({"path": path, "step": step, "why": why})
+        return True, {**best, "rejected": rejected, "judged": judged}, None
+
+    def _verdict(self, step: int) -> dict[str, Any]:
+        path = f"/ckpt/step-{step}"
+        if step not in self.checkpoints:
+            return {"path": path, "step": step, "gone": True}
+        kind, text = self.damaged.get(path, ("", ""))
+        problems = [{"file": "__3_0.distcp", "kind": kind, "text": text}] if kind else []
+        print_ = f"{step}:{kind}"
+        trust = "rejected" if kind else "hashed"
+        return {"path": path, "step": step, "trust": trust, "fingerprint": print_, "tree": print_, "problems": problems}
+
+    def _prune(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
+        kept = set(effect.args["protect"])
+        rest = [step for step in sorted(self.checkpoints, reverse=True) if f"/ckpt/step-{step}" not in kept]
+        gone = rest[max(0, effect.args["keep"] - len(kept)) :]
+        self.checkpoints = [step for step in self.checkpoints if step not in gone]
+        return True, {"removed": [f"/ckpt/step-{step}" for step in gone], "kept": sorted(kept)}, None
 
     def _check(self) -> None:
         assert evolve.evolve_all(states.State(), self.rows) == self.state, "state is evolve over the rows"
@@ -303,6 +425,13 @@ class World:
         assert set(closed) <= set(opened), "only an opened incident is closed"
         generations = [r.generation for r in self.rows if isinstance(r, records.AttemptPlanned)]
         assert generations == sorted(set(generations)), "a generation is used once"
+        attempt = self.job.attempt if self.name in self.state.jobs else None
+        if isinstance(self.rows[-1], records.EffectRequested) and self.rows[-1].name == "start-attempt" and attempt:
+            bad = self.job.not_finite_step
+            known = next((k for k in self.job.checkpoints if k.path == attempt.resume_path), None)
+            assert known is None or not known.distrust, "a checkpoint that is distrusted is never loaded"
+            assert attempt.resume_path not in self.damaged, "a checkpoint that was refused is never loaded"
+            assert not attempt.resume_path or bad is None or attempt.resume_step < bad, "nothing after a NaN is loaded"
         effects = [r.effect for r in self.rows if isinstance(r, records.EffectRequested)]
         assert len(effects) == len(set(effects)), "an effect id is used once"
 

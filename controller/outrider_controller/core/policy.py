@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from outrider import vocabulary
+from outrider_analysis import stalls
 
 # How a failure is told apart. ``exit`` words are outrider_analysis.job_log's judgements of the first dead rank, plus
 # start-failed for ranks that never came to life, and start-refused for an attempt that a node would not even begin.
@@ -33,6 +34,8 @@ EXIT_WORDS: Final = (
     "start-refused",
 )
 NODE_WORDS: Final = ("lost",)
+NUMBERS_WORDS: Final = ("not-finite",)  # a step whose loss or gradient norm is no number
+STALL_WORDS: Final = stalls.HUNG
 # What this version can carry out; the other decisions are words of the vocabulary that later parts bring to life.
 ACTIONS_READY: Final = ("watch", "restart", "restart-without-suspect", "hold-for-person")
 PAGE_WORDS: Final = ("never", "when-held", "always")
@@ -45,6 +48,8 @@ class Match:
     exit: tuple[str, ...] = ()  # judgement of the first rank to die of its own
     node: tuple[str, ...] = ()  # "lost": a node with ranks fell silent and stayed so
     observation: tuple[str, ...] = ()  # an observation kind seen in the incident
+    numbers: tuple[str, ...] = ()  # what became of the loss or the gradient norm
+    stall: tuple[str, ...] = ()  # verdict of the looks at a job that stood still
     attempts_without_checkpoint: int = 0  # so many restarts since the newest checkpoint; 0 for does not matter
     anything: bool = False  # what no other runbook speaks for
 
@@ -133,7 +138,8 @@ def _shared(documents: Mapping[str, Mapping[str, Any]]) -> tuple[Problem, ...]:
     found = []
     for name, document in documents.items():
         match = _rule(document).match
-        claims = [(key, word) for key in ("exit", "node", "observation") for word in getattr(match, key)]
+        keys = ("exit", "node", "observation", "stall", "numbers")
+        claims = [(key, word) for key in keys for word in getattr(match, key)]
         for claim in [*claims, ("anything", "true")] if match.anything else claims:
             owner = owners.setdefault(claim, name)
             if owner != name:
@@ -173,7 +179,9 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "cause_group": vocabulary.CAUSE_GROUPS,
     "match.exit": EXIT_WORDS,
     "match.node": NODE_WORDS,
+    "match.numbers": NUMBERS_WORDS,
     "match.observation": vocabulary.OBSERVATION_KINDS,
+    "match.stall": STALL_WORDS,
     "limits.then": ACTIONS_READY,
 }
 

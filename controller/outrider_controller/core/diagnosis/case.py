@@ -84,10 +84,25 @@ def evidence(at: float, source: str, kind: str, text: str, cause: str) -> spoken
     return {"at": at, "source": source, "kind": kind, "text": text, "for": cause}
 
 
-def cause_of(policy: policies.Policy, *, exit_: str = "", observation: str = "", node: str = "") -> str | None:
+def cause_of(
+    policy: policies.Policy,
+    *,
+    exit_: str = "",
+    observation: str = "",
+    node: str = "",
+    stall: str = "",
+    numbers: str = "",
+) -> str | None:
     """The cause whose runbook matches a word, if any; runbooks are looked at in the order of the vocabulary."""
     for cause, rule in policy.rules.items():
         match = rule.match
-        if exit_ in match.exit or observation in match.observation or node in match.node:
+        pairs = (
+            (exit_, match.exit),
+            (observation, match.observation),
+            (node, match.node),
+            (stall, match.stall),
+            (numbers, match.numbers),
+        )
+        if any(word in words for word, words in pairs):
             return cause
     return None

@@ -8,35 +8,35 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from outrider_controller.core.diagnosis.case import Case, Finding, evidence
+from outrider_controller.core.diagnosis.case import Case, Finding, cause_of, evidence
 
 OPENED_BY: Final = "not-finite"
-CAUSE: Final = "loss-nan"
 CONFIDENCE: Final = 0.95
 BEFORE_ROWS_MAX: Final = 5
 
 
 def find(case: Case) -> Finding | None:
-    """``loss-nan`` where that is what opened the incident."""
+    """The cause of a loss that is no number, where that is what opened the incident."""
     bad = case.attempt.not_finite
-    if case.incident.opened_by != OPENED_BY or bad is None or CAUSE not in case.policy.rules:
+    cause = cause_of(case.policy, numbers=OPENED_BY)
+    if case.incident.opened_by != OPENED_BY or bad is None or cause is None:
         return None
     alone = len(bad.ranks) == 1 and bool(bad.others)
     ranks = bad.ranks if alone else ()
     nodes = tuple(case.attempt.placement[rank // case.job.spec.ranks_per_node] for rank in ranks)
     what = " and ".join(bad.what) or "a value that is no number"
-    rows = [evidence(bad.at, "controller", OPENED_BY, f"step {bad.step} ended with {what}", CAUSE)]
+    rows = [evidence(bad.at, "controller", OPENED_BY, f"step {bad.step} ended with {what}", cause)]
     if alone:
         others = ", ".join(str(rank) for rank in bad.others[:BEFORE_ROWS_MAX])
         text = f"rank {bad.ranks[0]} alone told of it; rank {others} had numbers for the same step"
-        rows.append(evidence(bad.at, nodes[0], OPENED_BY, text, CAUSE))
-    rows += [evidence(bad.at, "controller", "loss", _line(item), CAUSE) for item in bad.before[-BEFORE_ROWS_MAX:]]
+        rows.append(evidence(bad.at, nodes[0], OPENED_BY, text, cause))
+    rows += [evidence(bad.at, "controller", "loss", _line(item), cause) for item in bad.before[-BEFORE_ROWS_MAX:]]
     loaded = case.attempt.resume_path
     if loaded:
         text = f"the attempt had begun from step {case.attempt.resume_step}: {loaded}"
-        rows.append(evidence(bad.at, "controller", "checkpoint", text, CAUSE))
+        rows.append(evidence(bad.at, "controller", "checkpoint", text, cause))
     sentence = f"step {bad.step} ended with {what}" + (f" on rank {ranks[0]} alone" if alone else "")
-    return Finding(CAUSE, CONFIDENCE, sentence, f"{OPENED_BY}:step-{bad.step}", ranks, nodes, tuple(rows))
+    return Finding(cause, CONFIDENCE, sentence, f"{OPENED_BY}:step-{bad.step}", ranks, nodes, tuple(rows))
 
 
 def _line(item: dict[str, Any]) -> str:
