@@ -1,7 +1,8 @@
 """``outrider demo``: a real 4D-parallel job on this machine, real faults, and the proof that nothing was lost by them.
 
 The job trains under supervision on simulated hosts while faults are injected at seeded moments; then the same job
-trains again plainly, without supervision and faults, and losses and gradient norms are compared bit for bit.
+trains again plainly, without supervision and faults, and losses and gradient norms are compared bit for bit. What the
+controller, which was told of no fault, made of each is set beside what was really done.
 """
 
 from __future__ import annotations
@@ -13,23 +14,35 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
+import sys
 import tempfile
-import time
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outrider import mesh as mesh_module
 from outrider import places, vocabulary
-from outrider_cli import demo_faults, demo_job, errors, parsing, processes, run, serve, views
+from outrider_cli import (
+    cpu_peak,
+    demo_faults,
+    demo_findings,
+    demo_injector,
+    demo_job,
+    demo_page,
+    errors,
+    parsing,
+    run,
+    serve,
+    views,
+)
 from outrider_controller.core import jobs
 
 if TYPE_CHECKING:
     from outrider_cli import supervision
 
 MESH_DEFAULT: Final = "dp=2,pp=2,cp=1,tp=2"
-STEPS_DEFAULT: Final = 40
+STEPS_DEFAULT: Final = 60
 CHECKPOINT_EVERY_MAX: Final = 5
 RANKS_MAX: Final = 64  # of one machine that has to run all of them
 SPARES: Final = 1
@@ -39,7 +52,7 @@ DEMOS_KEPT_MAX: Final = 5  # fresh state directories of past demos, to be looked
 EXIT_SIGNALLED: Final = 128
 EXAMPLES: Final = """\
 examples:
-  outrider demo                                   8 ranks on two simulated hosts and a spare; a kill and a lost host
+  outrider demo                                   8 ranks on two simulated hosts and a spare; every kind of fault
   outrider demo --mesh dp=2,pp=2,cp=2,tp=2        all four axes, 16 ranks
   outrider demo --faults none --headless          no faults; those from outside are healed all the same
   outrider demo --faults kill --json report.json
@@ -78,9 +91,9 @@ def add_to(commands: Any) -> None:
     )
     add(
         "--faults",
-        default=",".join(vocabulary.DEMO_FAULTS_READY),
         metavar="LIST|none",
-        help="each is injected once (default %(default)s)",
+        help=f"each is injected once (default {','.join(vocabulary.DEMO_FAULTS_READY)}, as many as the steps have room "
+        "for)",
     )
     add(
         "--seed",
@@ -96,65 +109,68 @@ def add_to(commands: Any) -> None:
 
 
 @dataclass
-class _Injector:
-    """Injects each planned fault once, when its moment has come and the job is well."""
+class _Demo:
+    """One demo, and what became of it."""
 
-    faults: list[demo_faults.Fault]
-    injected: list[Json] = field(default_factory=list)
-    due_at: float | None = None
+    options: argparse.Namespace
+    job: demo_job.DemoJob
+    state: Path
+    peak_tflops: float | None  # of this machine's cores together
+    injector: demo_injector.Injector
+    page: demo_page.Page = field(default_factory=demo_page.Page)
+    code: int = vocabulary.EXIT_COULD_NOT
 
-    async def __call__(self, under: supervision.Supervision, status: Json) -> None:
-        """Called with every status."""
-        if not self.faults or status["state"] != "training" or status["open_incident"]:
-            return
-        fault = self.faults[0]
-        if status["step"] is None or status["step"] < fault.step:
-            return
-        if self.due_at is None:
-            self.due_at = time.monotonic() + fault.delay_s
-        if time.monotonic() >= self.due_at:
-            self._inject(under, fault, status)
+    async def follow(self, under: supervision.Supervision, status: Json) -> None:
+        """Called with every status of the job."""
+        if not self.options.headless:
+            self.page.open(under)
+        await self.injector(under, status)
 
-    def _inject(self, under: supervision.Supervision, fault: demo_faults.Fault, status: Json) -> None:
-        target = status["ranks"][fault.rank]
-        if target["pid"] is None or not processes.alive(target["pid"]):
-            return  # its first mark is still on its way
-        self.faults.pop(0)
-        self.due_at = None
-        under.say(
-            f"FAULT {fault.kind} after step {status['step']}: {fault.words} ({target['node']}, pid {target['pid']})"
-        )
-        if fault.kind == "node":
-            under.cluster.vanish(target["node"])
-        else:
-            processes.send(target["pid"], signal.SIGKILL)
-        found = {"fault": fault.kind, "at": time.time(), "step": status["step"]}
-        self.injected.append(found | {key: target[key] for key in ("rank", "node", "pid")})
+    async def end(self, under: supervision.Supervision, outcome: supervision.Outcome) -> None:
+        """Called once the job is over, while the controller still answers."""
+        cut_off = threading.Event()
+        try:
+            compared = await asyncio.to_thread(_compare, under, self, cut_off)
+            self.code = _conclude(self, outcome, compared)
+            await self.page.linger(under)
+        finally:
+            cut_off.set()
+            await self.page.close()
 
 
 def demo(options: argparse.Namespace) -> int:
     """Run the demo."""
     job = _job(options)
-    faults = demo_faults.plan(
-        demo_faults.parse(options.faults), job.seed, job.steps, job.checkpoint_every, job.mesh.world_size
-    )
+    faults = _faults(options, job)
     _check_json_file(options.json)
     parts = run.parts()
     if importlib.util.find_spec("torch") is None:
         raise errors.CommandError("the demo trains with torch, which is not installed: pip install 'outrider[job]'")
     state = serve.prepared_state(options.state) if options.state else _fresh_state()
-    plan = parts.Plan(spec=_spec(job, options.nodes, state), state=state, spares=SPARES, shown=())
+    peak = cpu_peak.measured_tflops()
+    plan = parts.Plan(spec=_spec(job, options.nodes, state, peak), state=state, spares=SPARES, shown=())
     _clear_what_is_over(plan)
-    injector = _Injector(faults)
-    under = parts.Supervision(plan, injector)
-    _introduce(under, job, options)
+    folder = state / FOLDER
+    injector = demo_injector.Injector(faults, folder / "checkpoints", folder / demo_job.FAULTS)
+    this = _Demo(options, job, state, peak, injector)
+    under = parts.Supervision(plan, this.follow, this.end)
+    _introduce(under, this)
     outcome = asyncio.run(under.run())
     if options.state is None:
         under.cluster.forget()
     if outcome.state not in ("completed", "failed") or outcome.code >= EXIT_SIGNALLED:
         return int(outcome.code)
-    compared = _compare(under, job, state)
-    return _conclude(options, job, outcome, compared, injector, state)
+    return this.code
+
+
+def _faults(options: argparse.Namespace, job: demo_job.DemoJob) -> list[demo_faults.Fault]:
+    """The plan; without --faults as many kinds as find room, which is said."""
+    kinds = vocabulary.DEMO_FAULTS_READY if options.faults is None else demo_faults.parse(options.faults)
+    fitting = demo_faults.fitting(kinds, job.steps, job.checkpoint_every)
+    if options.faults is None and fitting and len(fitting) < len(kinds):
+        print(f"outrider: {job.steps} steps have room for {len(fitting)} faults: {', '.join(fitting)}", file=sys.stderr)
+        kinds = fitting
+    return demo_faults.plan(kinds, job.seed, job.steps, job.checkpoint_every, job.mesh.world_size)
 
 
 def _job(options: argparse.Namespace) -> demo_job.DemoJob:
@@ -172,11 +188,11 @@ def _job(options: argparse.Namespace) -> demo_job.DemoJob:
     return demo_job.DemoJob(mesh, options.steps, options.seed, every)
 
 
-def _spec(job: demo_job.DemoJob, nodes: int, state: Path) -> jobs.JobSpec:
+def _spec(job: demo_job.DemoJob, nodes: int, state: Path, peak_tflops: float | None) -> jobs.JobSpec:
     folder = state / FOLDER
     document = {
         "name": "demo",
-        "command": job.command(folder / "checkpoints", folder / "metrics.jsonl"),
+        "command": job.command(folder, demo_job.STEP_FLOOR_S),
         "nodes": nodes,
         "ranks_per_node": job.mesh.world_size // nodes,
         "mesh": str(job.mesh),
@@ -184,6 +200,8 @@ def _spec(job: demo_job.DemoJob, nodes: int, state: Path) -> jobs.JobSpec:
         "cwd": str(state),
         "attended": False,
     }
+    if peak_tflops is not None:
+        document["peak_tflops"] = peak_tflops / job.mesh.world_size
     return jobs.parse(document)
 
 
@@ -216,34 +234,44 @@ def _check_json_file(name: str | None) -> None:
         raise errors.CommandError(f"--json {name}: cannot be written; give a file in a directory that exists")
 
 
-def _introduce(under: supervision.Supervision, job: demo_job.DemoJob, options: argparse.Namespace) -> None:
-    state = under.plan.state
+def _introduce(under: supervision.Supervision, this: _Demo) -> None:
+    job, state, planned = this.job, this.state, [fault.kind for fault in this.injector.faults]
     under.say(
-        f"{job.mesh.world_size} ranks ({job.mesh}) on {options.nodes} simulated hosts of this machine, {SPARES} spare "
-        f"beside them; {job.steps} steps, a checkpoint every {job.checkpoint_every}; faults: {options.faults}"
+        f"{job.mesh.world_size} ranks ({job.mesh}) on {this.options.nodes} simulated hosts of this machine, {SPARES} "
+        f"spare beside them; {job.steps} steps, a checkpoint every {job.checkpoint_every}; "
+        f"faults: {', '.join(planned) or 'none'}"
     )
     under.say(f"state directory {state}; while it runs: outrider status --state {state}")
-    if not options.headless:
-        under.say("there is no page to open yet, it comes with the dashboard; this terminal shows everything")
+    if this.peak_tflops is None:
+        under.say("this machine's peak could not be measured, so there will be no MFU")
+    else:
+        under.say(
+            f"MFU is a share of what this CPU was just measured to do, {this.peak_tflops * 1e3:.3g} GFLOP/s in fp32 "
+            f"matrix products with a thread a core, divided by the {job.mesh.world_size} ranks that share it"
+        )
 
 
-def _compare(under: supervision.Supervision, job: demo_job.DemoJob, state: Path) -> demo_job.Comparison:
+def _compare(under: supervision.Supervision, this: _Demo, cut_off: threading.Event) -> demo_job.Comparison:
     under.say("now the reference: the same job and seed, without supervision and without faults")
-    reference = state / FOLDER / "reference"
+    folder = this.state / FOLDER
+    reference = folder / "reference"
     shutil.rmtree(reference, ignore_errors=True)
-    metrics = demo_job.run_reference(job, reference, under.line.show)
+
+    def tell(text: str) -> None:
+        if cut_off.is_set():
+            raise errors.CommandError("the reference run was cut off")
+        under.line.show(text)
+
+    metrics = demo_job.run_reference(this.job, reference, tell)
     under.line.clear()
-    return demo_job.compare(state / FOLDER / "metrics.jsonl", metrics, job.steps)
+    poisoned = any(fault["fault"] == "nan" for fault in this.injector.injected)
+    return demo_job.compare(folder / demo_job.METRICS, metrics, this.job.steps, poisoned)
 
 
-def _conclude(
-    options: argparse.Namespace,
-    job: demo_job.DemoJob,
-    outcome: supervision.Outcome,
-    compared: demo_job.Comparison,
-    injector: _Injector,
-    state: Path,
-) -> int:
+def _conclude(this: _Demo, outcome: supervision.Outcome, compared: demo_job.Comparison) -> int:
+    job, left = this.job, [fault.kind for fault in this.injector.faults]
+    this.injector.when_taken()
+    faults = demo_findings.judge(this.injector.injected, outcome.report["incidents"])
     same_mesh = outcome.mesh is None or mesh_module.parse(outcome.mesh) == job.mesh
     document = outcome.report | {
         "loss_equal_to_uninterrupted": compared.equal if same_mesh else None,
@@ -251,19 +279,24 @@ def _conclude(
         "mesh": str(job.mesh),
         "steps": job.steps,
         "seed": job.seed,
-        "state_dir": str(state),
-        "faults": injector.injected,
-        "faults_not_injected": [fault.kind for fault in injector.faults],
+        "state_dir": str(this.state),
+        "faults": faults,
+        "faults_not_injected": left,
         "compared": dataclasses.asdict(compared),
+        "peak": {"tflops_of_all_cores": this.peak_tflops, "source": "measured", "shared_by_ranks": job.mesh.world_size},
     }
-    if options.json:
-        Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
+    if this.options.json:
+        Path(this.options.json).write_text(json.dumps(document, indent=1) + "\n")
     print(views.report(document))
+    if faults:
+        print("What was really done, and what the controller made of it without being told:")
+        print(demo_findings.table(faults))
     print(f"{outcome.sentence}.")
-    for fault in injector.faults:
-        print(f"The fault {fault.kind} was not injected: the job was not well again before its last steps.")
-    print(_statement(compared, same_mesh))
-    well = outcome.state == "completed" and not injector.faults and (compared.equal or not same_mesh)
+    for kind in left:
+        print(f"The fault {kind} was not injected: the job was not well again before its last steps.")
+    print(_statement(compared, same_mesh), flush=True)
+    right = demo_findings.all_right(faults) and not left
+    well = outcome.state == "completed" and right and (compared.equal or not same_mesh)
     return vocabulary.EXIT_DONE if well else vocabulary.EXIT_PROBLEM
 
 
@@ -272,10 +305,13 @@ def _statement(compared: demo_job.Comparison, same_mesh: bool) -> str:
         return "A restart changed the mesh, so losses are not compared bit for bit."
     if compared.equal:
         again = compared.lines - compared.steps
+        poisoned = f" ({compared.not_finite} lines said themselves that they were not finite)" * bool(
+            compared.not_finite
+        )
         lost = f"{again} lost steps were trained again and gave the same bits" if again else "no step was trained twice"
         return (
-            f"Loss and gradient norm of all {compared.steps} steps equal the uninterrupted run bit for bit; {lost}. "
-            "The hosts were simulated on one machine."
+            f"Loss and gradient norm of all {compared.steps} steps equal the uninterrupted run bit for bit; "
+            f"{lost}{poisoned}. The hosts were simulated on one machine."
         )
     which = [f"different at steps {_some(compared.different)}"] if compared.different else []
     which += [f"missing steps {_some(compared.missing)}"] if compared.missing else []

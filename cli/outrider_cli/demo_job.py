@@ -29,6 +29,9 @@ STEP_FLOOR_S: Final = (
     0.25  # a step takes at least this long, so that faults fall between checkpoints and can be watched
 )
 REFERENCE_S_MAX: Final = 900.0
+CHECKPOINTS: Final = "checkpoints"
+METRICS: Final = "metrics.jsonl"
+FAULTS: Final = "faults"  # where files tell the running job of faults
 POLL_S: Final = 0.2
 
 
@@ -41,12 +44,13 @@ class DemoJob:
     seed: int
     checkpoint_every: int
 
-    def command(self, checkpoints: Path, metrics: Path, step_floor_s: float = STEP_FLOOR_S) -> list[str]:
-        """The command of one rank."""
+    def command(self, folder: Path, step_floor_s: float) -> list[str]:
+        """The command of one rank, which keeps everything in ``folder``."""
         return [
             *(sys.executable, str(TRAIN), "--mesh", str(self.mesh), "--steps", str(self.steps)),
-            *("--seed", str(self.seed), "--checkpoint-dir", str(checkpoints), "--metrics", str(metrics)),
-            *("--checkpoint-every", str(self.checkpoint_every), "--step-floor-s", str(step_floor_s)),
+            *("--seed", str(self.seed), "--metrics", str(folder / METRICS), "--faults-dir", str(folder / FAULTS)),
+            *("--checkpoint-dir", str(folder / CHECKPOINTS), "--checkpoint-every", str(self.checkpoint_every)),
+            *("--step-floor-s", str(step_floor_s)),
             *_sizes(self.mesh),
         ]
 
@@ -71,8 +75,8 @@ def _sizes(mesh: mesh_module.Mesh) -> list[str]:
 def run_reference(job: DemoJob, folder: Path, tell: Callable[[str], None]) -> Path:
     """Train without supervision and without faults; the metrics file. Raises CommandError when it does not end well."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    metrics = folder / "metrics.jsonl"
-    command = job.command(folder / "checkpoints", metrics, step_floor_s=0.0)
+    metrics = folder / METRICS
+    command = job.command(folder, step_floor_s=0.0)
     ranks = [
         _spawn(command, rank, job.mesh.world_size, port, folder)
         for port in [_free_port()]
@@ -138,12 +142,16 @@ def _free_port() -> int:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs beside each other. ``different``: steps whose bits differ; ``missing``: steps that one of them lacks."""
+    """Two runs beside each other. ``different``: steps whose bits differ; ``missing``: steps that one of them lacks.
+
+    ``lines``: those that were compared; ``not_finite``: those left out, which say of themselves that they are not.
+    """
 
     steps: int
     lines: int
     different: tuple[int, ...]
     missing: tuple[int, ...]
+    not_finite: int = 0
 
     @property
     def equal(self) -> bool:
@@ -151,26 +159,40 @@ class Comparison:
         return not self.different and not self.missing
 
 
-def compare(metrics: Path, reference: Path, steps: int) -> Comparison:
-    """Every line of ``metrics`` against the reference's line of that step."""
-    wanted = dict(_bits(reference))
-    found = _bits(metrics)
-    done = {step for step, _ in found}
+def compare(metrics: Path, reference: Path, steps: int, poisoned: bool = False) -> Comparison:
+    """Every line of ``metrics`` against the reference's line of that step.
+
+    ``poisoned``: a loss was turned NaN on purpose, so lines without finite numbers are left out; their steps have to be
+    there all the same, trained again.
+    """
+    wanted = {line.step: line.bits for line in _lines_of(reference)}
+    every = _lines_of(metrics)
+    found = [line for line in every if line.finite or not poisoned]
+    done = {line.step for line in found}
     return Comparison(
         steps=steps,
         lines=len(found),
-        different=tuple(sorted({step for step, bits in found if step in wanted and wanted[step] != bits})),
+        different=tuple(sorted({line.step for line in found if wanted.get(line.step, line.bits) != line.bits})),
         missing=tuple(step for step in range(1, steps + 1) if step not in wanted or step not in done),
+        not_finite=len(every) - len(found),
     )
 
 
-def _bits(metrics: Path) -> list[tuple[int, tuple[str, str]]]:
-    """Step and the bits of its loss and gradient norm, a pair for each line; a line cut short by a kill is left out."""
+@dataclass(frozen=True)
+class _Line:
+    step: int
+    bits: tuple[str, str]  # of loss and gradient norm
+    finite: bool
+
+
+def _lines_of(metrics: Path) -> list[_Line]:
+    """One for each line of a metrics file; a line cut short by a kill is left out."""
     found = []
     for line in metrics.read_text().splitlines() if metrics.is_file() else []:
         try:
             record = json.loads(line)
-            found.append((int(record["step"]), (str(record["loss_hex"]), str(record["grad_norm_hex"]))))
+            bits = str(record["loss_hex"]), str(record["grad_norm_hex"])
+            found.append(_Line(int(record["step"]), bits, all(math.isfinite(float.fromhex(one)) for one in bits)))
         except (ValueError, KeyError, TypeError):
             continue
     return found

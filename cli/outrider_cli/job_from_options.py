@@ -29,6 +29,7 @@ def spec(options: argparse.Namespace) -> jobs.JobSpec:
         "mesh": options.mesh or "",
         "checkpoint_dir": os.path.abspath(options.checkpoint_dir) if options.checkpoint_dir else "",
         "checkpoint_layout": options.checkpoint_layout,
+        "checkpoint_keep": options.checkpoint_keep,
         "resume": shlex.split(options.resume or ""),
         "env": _environment(options),
         "preload": [name for name in options.preload or ["auto"] if name != "none"],
@@ -38,8 +39,12 @@ def spec(options: argparse.Namespace) -> jobs.JobSpec:
         "attended": False,
         "max_restarts": torchrun.number(options, "max-restarts", 0, -1),
     }
+    limits: dict[str, float] = {}
     if options.shutdown_timeout is not None:
-        document["limits"] = {"grace_s": torchrun.number(options, "shutdown-timeout", 1, 1)}
+        limits["grace_s"] = torchrun.number(options, "shutdown-timeout", 1, 1)
+    if options.stall_s is not None:
+        limits["stall_s"] = options.stall_s
+    document["limits"] = limits
     try:
         return jobs.parse(document)
     except jobs.JobError as error:

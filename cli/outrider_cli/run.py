@@ -52,6 +52,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--mesh", metavar="MESH", help="outermost axis first, as in dp=2,pp=2,cp=1,tp=2")
     add("--checkpoint-dir", metavar="DIR", help="where the script keeps its checkpoints")
     add("--checkpoint-layout", choices=["dcp", "megatron"], default="dcp", metavar="dcp|megatron", help="default dcp")
+    add(
+        "--checkpoint-keep",
+        type=parsing.at_least(0),
+        default=0,
+        metavar="N",
+        help="remove checkpoints but the newest N, never the newest trusted one (default 0 removes none)",
+    )
+    add(
+        "--stall-s",
+        metavar="SECONDS",
+        type=parsing.seconds,
+        help="how long a step may always be silent before anything is done (default 20); other phases are given more, "
+        "and all of them what their own past asks for; 0 looks into none",
+    )
     add("--resume", metavar="TEMPLATE", help="arguments added on a resume, as in '--load {checkpoint}'")
     add(
         "--preload",

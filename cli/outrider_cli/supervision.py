@@ -8,11 +8,12 @@ they train on, and the same command line on the same state directory takes the j
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from outrider_cli import errors, local_cluster, progress_line, rank_output, unfi
 from outrider_controller import controller as controllers
 from outrider_controller import ledger
 from outrider_controller import settings as settings_module
-from outrider_controller.core import jobs, records
+from outrider_controller.core import jobs, known, records
 
 TICK_S: Final = 0.2
 GIVE_UP_S_MAX: Final = 30.0
@@ -32,6 +33,7 @@ EXIT_SIGNALLED: Final = 128  # and the signal's number: 130 for Ctrl-C
 
 Json = dict[str, Any]
 Hook = Callable[["Supervision", Json], Awaitable[None]]
+Ending = Callable[["Supervision", "Outcome"], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,19 @@ class Outcome:
 
 
 class Supervision:
-    """The parts of one run, while it runs. ``hook`` is called with every status."""
+    """The parts of one run, while it runs. ``hook`` is called with every status.
 
-    def __init__(self, plan: Plan, hook: Hook | None = None) -> None:
+    ``ending`` is called once the job is over, while the controller still answers; a signal cancels it.
+    """
+
+    def __init__(self, plan: Plan, hook: Hook | None = None, ending: Ending | None = None) -> None:
         self.plan = plan
         self.line = progress_line.ProgressLine(sys.stderr)
         self.cluster = local_cluster.LocalCluster(plan.state, plan.hosts(), plan.spec.nodes, self.say, self._placement)
         self.incidents: list[Json] = []
         self._hook = hook
+        self._ending = ending
+        self._ending_now: asyncio.Task[None] | None = None
         self._stop_asked: list[signal.Signals] = []
         self._cold_told = 0  # number of the ledger's row up to which cold starts have been told
         self._hand_over = False  # another controller has taken over, and with it hosts and ranks
@@ -109,7 +116,7 @@ class Supervision:
             await self._begin(found)
             if self._stop_asked and self.plan.spec.name not in self._controller.state.jobs:
                 return self._never_begun()
-            return await self._until_over()
+            return await self._end(await self._until_over())
         except ledger.LedgerError as error:  # on a disk that is full or gone
             raise errors.CommandError(str(error)) from error
         finally:
@@ -182,6 +189,27 @@ class Supervision:
                 task.cancel()
             await asyncio.gather(watch, stopped, over, follow, return_exceptions=True)
 
+    async def _end(self, outcome: Outcome) -> Outcome:
+        if self._ending is None or self._stop_asked:
+            return outcome
+        self._ending_now = asyncio.create_task(self._ending(self, outcome), name="ending")
+        try:
+            await self._ending_now
+        except asyncio.CancelledError:
+            if not self._stop_asked:
+                raise
+            return dataclasses.replace(outcome, code=EXIT_SIGNALLED + self._stop_asked[0])
+        return outcome
+
+    def door(self) -> tuple[str, str]:
+        """Where the controller answers, and the token to read with."""
+        return self._controller.url, self._controller.tokens.file("read").read_text(encoding="ascii").strip()
+
+    def trust_in(self, checkpoint: Path) -> str:
+        """How far the job trusts a checkpoint, a word of vocabulary.TRUST or rejected; empty where nothing is known."""
+        found = known.checkpoint(self._controller.state.jobs[self.plan.spec.name], str(checkpoint))
+        return found.trust if found is not None else ""
+
     async def _follow(self) -> None:
         told: tuple[object, ...] = ()
         ran: float | None = None
@@ -253,6 +281,9 @@ class Supervision:
 
     def _signalled(self, number: signal.Signals) -> None:
         self._stop_asked.append(number)
+        if self._ending_now is not None and not self._ending_now.done() and len(self._stop_asked) == 1:
+            self._ending_now.cancel()  # there is nothing left to stop
+            return
         if len(self._stop_asked) > 1:
             self.say("asked again: ending the ranks at once")
             self.cluster.close(at_once=True)

@@ -1,12 +1,15 @@
 """The demo's plan and its comparison, without running it."""
 
 import json
+import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from outrider import mesh, vocabulary
-from outrider_cli import demo_faults, demo_job, errors
+from outrider_cli import demo_faults, demo_findings, demo_injector, demo_job, errors
 
 
 def test_the_same_seed_plans_the_same_faults() -> None:
@@ -27,24 +30,27 @@ def test_none_means_no_faults() -> None:
     assert demo_faults.plan((), 0, 1, 1, 8) == []
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_every_kind_finds_room_in_the_steps_that_are_the_default(seed: int) -> None:
+    faults = demo_faults.plan(vocabulary.DEMO_FAULTS, seed, 60, 5, 8)
+    assert [fault.kind for fault in faults] == list(vocabulary.DEMO_FAULTS)
+    assert [fault.step for fault in faults] == sorted(fault.step for fault in faults)
+    assert next(fault for fault in faults if fault.kind == "corrupt").step >= 10  # two checkpoints are there
+
+
+def test_some_seeds_damage_a_checkpoint_before_it_was_verified_and_most_do_not() -> None:
+    early = sum(demo_faults.plan(("corrupt",), seed, 60, 5, 8)[0].early for seed in range(100))
+    assert 10 < early < 50
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
-    [
-        ("kil", "'kil' is not known; did you mean kill?"),
-        ("kill,stop", "stop is not ready in this version; ready are kill, node"),
-        ("kill,kill", "name each once"),
-    ],
+    [("kil", "'kil' is not known; did you mean kill?"), ("kill,kill", "name each once")],
 )
 def test_a_wrong_fault_is_named_with_what_is_ready(text: str, words: str) -> None:
     with pytest.raises(errors.CommandError, match="--faults") as caught:
         demo_faults.parse(text)
     assert words in str(caught.value)
-
-
-def test_faults_of_later_versions_are_refused_by_name() -> None:
-    for kind in set(vocabulary.DEMO_FAULTS) - set(vocabulary.DEMO_FAULTS_READY):
-        with pytest.raises(errors.CommandError, match=kind):
-            demo_faults.parse(kind)
 
 
 def test_too_few_steps_for_the_faults_are_refused_with_enough() -> None:
@@ -85,12 +91,101 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     assert demo_job.compare(cut, reference, 2).equal
 
 
+def test_poisoned_lines_are_left_out_only_where_a_loss_was_poisoned_and_their_steps_are_still_wanted(
+    tmp_path: Path,
+) -> None:
+    reference = write(tmp_path / "a", (1, 0.1), (2, 0.2), (3, 0.3))
+    healed = write(tmp_path / "b", (1, 0.1), (2, math.nan), (3, math.nan), (2, 0.2), (3, 0.3))
+    assert demo_job.compare(healed, reference, 3).different == (2, 3)
+    compared = demo_job.compare(healed, reference, 3, poisoned=True)
+    assert (compared.equal, compared.lines, compared.not_finite) == (True, 3, 2)
+    unhealed = write(tmp_path / "c", (1, 0.1), (2, math.nan), (3, math.inf))
+    assert demo_job.compare(unhealed, reference, 3, poisoned=True).missing == (2, 3)
+    wrong = write(tmp_path / "d", (1, 0.1), (2, math.nan), (2, 0.25), (3, 0.3))
+    assert demo_job.compare(wrong, reference, 3, poisoned=True).different == (2,)
+
+
+def test_the_newest_checkpoint_is_damaged_in_a_stretch_of_one_file_and_nothing_else(tmp_path: Path) -> None:
+    for place, name in enumerate(("step-00000010-attempt-000", "step-00000005-attempt-001")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for rank in range(4):
+            (folder / f"__{rank}_0.distcp").write_bytes(bytes(1000))
+        (folder / "manifest.json").touch()
+        os.utime(folder / "manifest.json", (place, place))
+        os.utime(folder, (place, place))
+    (tmp_path / "step-00000020-attempt-001").mkdir()  # not committed
+    path = demo_injector.newest(tmp_path)
+    assert path is not None
+    assert path.name == "step-00000005-attempt-001"
+    file, offset = demo_injector.flip(path, 0.6)
+    for other in sorted(tmp_path.glob("step-*/*.distcp")):
+        wanted = bytes(1000)
+        if other == path / file:
+            wanted = bytes(offset) + b"\xff" * 256 + bytes(1000 - 256 - offset)
+        assert other.read_bytes() == wanted
+
+
+def incident(name: str, begin: int, cause: str, ranks: list[int], **more: Any) -> dict[str, Any]:
+    """As the controller tells it: struck at ``begin``, next step 5 s later, regained 10 s later."""
+    stamp = "2026-01-01T00:00:{:02d}+00:00".format
+    phases = {"detection_s": 2.0, "diagnosis_s": 1.0, "restart_s": 2.0, "redo_s": 5.0, "planned_s": 0.0, "held_s": 0.0}
+    return {
+        "id": name,
+        "opened_at": stamp(begin),
+        "closed_at": stamp(begin + 10),
+        "cause": cause,
+        "suspects": {"ranks": ranks, "nodes": []},
+        "action": "restart",
+        "planned": False,
+        "attempt_before": 0,
+        "attempt_after": 1,
+        "phases": phases,
+        "from_checkpoint": {"path": "/c/step-5", "rejected": [{"path": "/c/step-10", "why": "digest"}]},
+    } | more
+
+
+START = 1767225600.0  # 2026-01-01T00:00:00Z
+
+
+def injected(kind: str, at: float, rank: int, attempt: int = 0, **more: Any) -> dict[str, Any]:
+    return {"fault": kind, "at": START + at, "rank": rank, "node": "n0", "attempt": attempt, "step": 7} | more
+
+
+def test_each_fault_is_set_beside_its_own_incident_and_a_wrong_name_is_a_wrong_name() -> None:
+    faults = [injected("kill", 1, 3), injected("stop", 21, 2, attempt=1)]
+    incidents = [
+        incident("a", 0, "checkpoint-corrupt", [], action="watch"),
+        incident("b", 1, "rank-killed", [3]),
+        incident("c", 20, "rank-stopped", [5], attempt_before=1),
+    ]
+    first, second = demo_findings.judge(faults, incidents)
+    assert (first["incident"], first["cause_right"], first["named"], first["back_s"]) == ("b", True, True, 5.0)
+    assert (second["incident"], second["cause_right"], second["named"], second["back_s"]) == ("c", True, False, 4.0)
+    assert not demo_findings.all_right([first, second])
+    assert "WRONG" in demo_findings.table([first, second])
+
+
+def test_a_fault_that_nobody_noticed_is_not_right() -> None:
+    [alone] = demo_findings.judge([injected("spin", 50, 1)], [incident("a", 0, "rank-hung", [1])])
+    assert alone["incident"] is None
+    assert not demo_findings.all_right([alone])
+
+
+@pytest.mark.parametrize(("damaged", "right"), [("/c/step-10", True), ("/c/step-5", False), ("/c/step-7", False)])
+def test_a_damaged_checkpoint_has_to_be_refused_with_its_reason(damaged: str, right: bool) -> None:
+    fault = injected("corrupt", 1, 3, checkpoint={"path": damaged})
+    [judged] = demo_findings.judge([fault], [incident("a", 1, "rank-killed", [3])])
+    assert demo_findings.all_right([judged]) is right
+    assert ("damage refused" in demo_findings.table([judged])) is right
+
+
 @pytest.mark.parametrize("text", ["dp=2,pp=2,cp=1,tp=2", "dp=2,pp=2,cp=2,tp=2", "dp=3", "pp=6", "tp=3,cp=3", "tp=8"])
 def test_the_demos_model_is_divided_by_any_mesh(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(demo_job.TRAIN.parent))
     import llama4d_options
 
     wanted = mesh.parse(text)
-    command = demo_job.DemoJob(wanted, 40, 0, 5).command(tmp_path / "checkpoints", tmp_path / "metrics")
+    command = demo_job.DemoJob(wanted, 40, 0, 5).command(tmp_path, 0.0)
     parsed = llama4d_options.parse(command[2:], wanted.world_size)
     assert llama4d_options.problems(parsed, wanted.world_size) == []

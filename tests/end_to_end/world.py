@@ -101,10 +101,10 @@ class World:
         self.started.append(process)
         return process
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, wait_s: float = 240) -> subprocess.CompletedProcess[str]:
         """`outrider ARGUMENTS` to its end."""
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=wait_s)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def document(self, *arguments: str) -> Any:
