@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outrider import records
@@ -243,6 +243,7 @@ anything = st.recursive(
 broken = st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(records.RankEvidence)]), anything)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(broken | anything, max_size=6))
 def test_broken_answers_never_break_a_look(items: list[Any]) -> None:
     groups = stalls.from_plain(items)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from outrider import records as spoken
 from outrider_controller.core import evolve as evolving
-from outrider_controller.core import findings, incidents, numbers, records, trust
+from outrider_controller.core import findings, hangs, incidents, numbers, records, suspicion, trust
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 from outrider_controller.core.diagnosis import case as cases
@@ -122,6 +122,8 @@ def _observed(turn: Turn, fact: records.Observed, before: states.State) -> None:
         _rank_exited(turn, fact, job)
     elif seen.kind in ENDED_BY_OBSERVATION:
         _interrupt(turn, fact.job, seen.at, fact.job_step, seen.text, seen.kind)
+    elif seen.kind in suspicion.OBSERVED:
+        hangs.observed(turn, fact)
     _proceed(turn, fact.job)
 
 
@@ -170,6 +172,7 @@ def _attached(turn: Turn, fact: records.Attached, before: states.State) -> None:
     if job is None or job.attempt is None or job.attempt.generation != fact.generation or job.over:
         return
     turn.cancel(fact.job, ATTACH)
+    incidents.arm_absence(turn, fact.job)
     if job.state == "training" and job.attempt.training_at is None:
         turn.move(fact.job, "starting", "the job has begun to send marks")
 
@@ -213,6 +216,8 @@ def _timer_fired(turn: Turn, fact: records.TimerFired, before: states.State) -> 
         _runs_without_marks(turn, fact.job)
     elif fact.timer == records.TIMER_ABSENT:
         _absent(turn, fact, before)
+    elif fact.timer == records.TIMER_LOOK:
+        hangs.look_again(turn, fact)
     elif job.incident is not None and job.incident.decision is None and not job.incident.planned:
         if fact.timer == incidents.SETTLE and not incidents.acting(job):
             incidents.conclude(turn, fact.job)
@@ -244,6 +249,8 @@ def _effect_done(turn: Turn, fact: records.EffectDone, before: states.State) -> 
     current = job.attempt is not None and effect.args.get("generation") == job.attempt.generation
     if effect.name == "start-attempt" and current and not job.over:
         _started(turn, fact)
+    elif effect.name == hangs.CAPTURE:
+        hangs.captured(turn, fact, effect)
     elif effect.name in trust.ASIDE:
         trust.verified(turn, fact, effect)
         findings.tell(turn, fact.job, before)
@@ -370,6 +377,8 @@ _HANDLERS: Final[dict[type, Callable[[Turn, Any, states.State], None]]] = {
     records.CheckpointSaved: trust.saved,
     records.NotFinite: numbers.not_finite,
     records.RecordingFailed: findings.recording_failed,
+    records.Suspected: hangs.suspected,
+    records.Resumed: hangs.resumed,
     records.TimerFired: _timer_fired,
     records.EffectDone: _effect_done,
     records.PersonAsked: _person_asked,

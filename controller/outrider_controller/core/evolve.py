@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from outrider import records as spoken
-from outrider_controller.core import jobs, known, records
+from outrider_controller.core import jobs, known, records, suspicion
 from outrider_controller.core import state as states
 
 State = states.State
@@ -155,6 +155,8 @@ def _observed(state: State, row: records.Observed) -> State:
         return state
     if row.step_s is not None:
         state = _change(state, row.job, step_s=row.step_s)
+    if seen.kind in suspicion.OBSERVED:
+        state = _put_job(state, row.job, suspicion.observed(state.jobs[row.job], row))
     if seen.kind == "keeper-lost":
         state = _gone(state, row.job, seen.node)
     if job.incident is not None and seen.kind != "rank-exited" and job.incident.generation == seen.generation:
@@ -205,6 +207,8 @@ def _checkpoint_saved(state: State, row: records.CheckpointSaved) -> State:
 
 def _timer_fired(state: State, row: records.TimerFired) -> State:
     state = _timer_gone(state, row)
+    if row.timer == records.TIMER_LOOK and row.job in state.jobs:
+        return _put_job(state, row.job, suspicion.timer(state.jobs[row.job], row))
     return _change(state, row.job, absent_step=row.job_step) if row.timer == records.TIMER_ABSENT else state
 
 
@@ -349,6 +353,9 @@ _HANDLERS: dict[type, Callable[[State, Any], State]] = {
     records.Attached: _attached,
     records.Training: _training,
     records.StepReached: _known(known.reached),
+    records.Suspected: _known(suspicion.suspected),
+    records.Resumed: _known(suspicion.resumed),
+    records.Looked: _known(suspicion.looked),
     records.NotFinite: _known(known.not_finite),
     records.RecordingFailed: _known(known.recording_failed),
     records.CheckpointTrusted: _known(known.trusted),

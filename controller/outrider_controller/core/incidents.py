@@ -16,6 +16,8 @@ from outrider_controller.core.turn import Turn
 
 SETTLE = "settle"
 SILENCE = "silence"
+START_STALLS = 6.0  # of limits.stall_s: as long may a start go on without a step while a node of it is silent,
+START_USUAL = 3.0  # and as many times the last start of this job
 
 
 def open_incident(
@@ -78,9 +80,12 @@ def arm_absence(turn: Turn, name: str) -> None:
     """Look again at a job that goes on though a node of it is silent. A job without marks shows nothing to look at."""
     job = turn.job(name)
     attempt = job.attempt
-    running = attempt is not None and attempt.training_at is not None and not attempt.stop_wanted
+    running = attempt is not None and attempt.running_at is not None and not attempt.stop_wanted
     if job.speaks and running and not job.over and cases.silent_with_ranks(job, turn.state.nodes):
-        turn.timer(name, records.TIMER_ABSENT, turn.at + _of_lost_nodes(turn.policy).absent_s)
+        absent_s = _of_lost_nodes(turn.policy).absent_s
+        if attempt is not None and attempt.training_at is None:  # no step tells yet whether it stands or starts
+            absent_s = max(absent_s, START_STALLS * job.spec.limits.stall_s, START_USUAL * (job.restart_s or 0.0))
+        turn.timer(name, records.TIMER_ABSENT, turn.at + absent_s)
 
 
 def silence_s(policy: policies.Policy) -> float:

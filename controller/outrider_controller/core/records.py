@@ -15,7 +15,8 @@ from outrider import records as spoken
 Json = dict[str, Any]
 
 SCHEMA: Final = 1
-TIMER_ABSENT: Final = "absent"  # looks again at a job of which a node is silent; the one timer whose firing is state
+TIMER_ABSENT: Final = "absent"  # looks again at a job of which a node is silent; its firing is state
+TIMER_LOOK: Final = "look"  # looks again at the ranks of a job that shows no progress; its firing is state, too
 
 
 # --- facts: inputs that can change a decision
@@ -285,7 +286,7 @@ class IncidentOpened:
     text: str
     supersedes: str | None = None
     wanted: str = ""  # for a planned one: stop or hold
-    opened_by: str = "rank-exited"  # what showed it: an observation kind, start-failed, node-returned or person
+    opened_by: str = "rank-exited"  # what showed it: an observation kind, start-failed, node-returned, stalled, person
     interrupted: bool = True  # false for a finding that is only watched: the running attempt goes on
     about: str = ""  # of such a one: state.Finding.key
 
@@ -338,7 +339,8 @@ class EffectRequested:
       -> {"warm": bool, "pids": {rank: pid}, "why_cold"}
     - stop-attempt: generation, placement, grace_s -> {"stopped": [node], "unreached": [node]}
     - capture-evidence: generation, placement, ranks (empty: all)
-      -> {"ranks": [spoken.RankEvidence as a mapping], "unanswered": [node]}
+      -> {"ranks": [{"ranks": [rank], "evidence": spoken.RankEvidence of the first as a mapping}], "unanswered": [node]}
+      (ranks that were found doing the same thing are told once)
     - find-checkpoint: generation, before_step (None: any), distrusted {path: why}, known {path: a Verdict's trust,
       fingerprint and tree} -> {"path" (empty for none), "step", "trust", "rejected": [{"path", "why"}],
       "judged": [Verdict]}; raises the fence first
@@ -424,6 +426,30 @@ class CheckpointTrusted:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """What a look at all ranks of a suspected attempt came to. Nothing was touched.
+
+    ``verdict``: a word of outrider_analysis.stalls.VERDICTS; ``ranks``: who is to blame; ``places``: where each of them
+    stood; ``agrees``: the look before said the same, of the ranks ``common``. ``act_s``: how long the silence has to
+    last from here on.
+    """
+
+    kind: ClassVar[str] = "looked"
+    at: float
+    job: str
+    generation: int
+    verdict: str
+    ranks: tuple[int, ...]
+    confidence: float
+    sentence: str
+    act_s: float
+    agrees: bool = False
+    common: tuple[int, ...] = ()
+    places: tuple[str, ...] = ()
+    evidence: tuple[Json, ...] = ()  # {"source","kind","text"}
+
+
+@dataclass(frozen=True)
 class Noted:
     """Something recorded and ignored, such as a message of an older generation."""
 
@@ -463,6 +489,7 @@ Conclusion = (
     | IncidentClosed
     | NodeMarked
     | CheckpointTrusted
+    | Looked
     | Noted
 )
 Row = Fact | Conclusion
@@ -497,6 +524,7 @@ CONCLUSIONS: Final = (
     IncidentClosed,
     NodeMarked,
     CheckpointTrusted,
+    Looked,
     Noted,
 )
 ROWS: Final = {cls.kind: cls for cls in (*FACTS, *CONCLUSIONS)}

@@ -40,6 +40,27 @@ class NodeState:
 
 
 @dataclass(frozen=True)
+class Suspicion:
+    """What is known of an attempt that may hang, while it is looked at.
+
+    ``silent``: it is past its deadline (Suspected); without that only a stopped rank speaks for it. ``act_s`` counts
+    from ``since`` and grows while ranks are at work.
+    """
+
+    since: float  # its last sign of progress, or when a rank of it was stopped
+    silent: bool = False
+    phase: str = ""
+    look_s: float = 0.0
+    act_s: float = 0.0
+    basis: str = ""
+    stopped: tuple[int, ...] = ()  # ranks that their node's agent found stopped and has not seen running since
+    job_step: int | None = None
+    still_since: float = 0.0  # no step has been finished since
+    look: records.Looked | None = None  # the newest
+    looks: int = 0
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt at the job: one set of processes over one placement."""
 
@@ -61,6 +82,7 @@ class Attempt:
     rebooted: tuple[tuple[str, float], ...] = ()  # those of them that were booted anew, and since when each was silent
     not_finite: records.NotFinite | None = None  # the first step of it whose loss or gradient norm was no number
     proven: bool = False  # it has trained SURVIVED_STEPS steps from the checkpoint that it loaded
+    suspicion: Suspicion | None = None  # it shows no sign of progress, or one of its ranks is stopped
 
     @property
     def ended_ranks(self) -> frozenset[int]:

@@ -13,10 +13,10 @@ from typing import Final
 
 from outrider_controller.core import policy as policies
 from outrider_controller.core import records
-from outrider_controller.core.diagnosis import crash, host, numerics, progress, storage, unknown
+from outrider_controller.core.diagnosis import crash, hang, host, numerics, progress, storage, unknown
 from outrider_controller.core.diagnosis.case import Case, Finding
 
-FAMILIES: Final = (progress.find, numerics.find, host.find, storage.find, crash.find, unknown.find)
+FAMILIES: Final = (progress.find, hang.find, numerics.find, host.find, storage.find, crash.find, unknown.find)
 
 
 def diagnose(case: Case) -> records.Diagnosed:
