@@ -55,6 +55,14 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class Captured:
+    """What ranks were doing, each a records.RankEvidence as a mapping, and the nodes that did not say in time."""
+
+    ranks: tuple[spoken.Json, ...]
+    unanswered: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Node:
     """A node as the engine sees it. ``seen_s``: seconds since it was last heard."""
 
@@ -78,6 +86,12 @@ class Launcher(Protocol):
 
     async def stop(self, effect: str, job: str, generation: int, placement: tuple[str, ...], grace_s: float) -> Stopped:
         """End all ranks of this generation and older ones: asked politely, killed after ``grace_s``."""
+        ...
+
+    async def capture(
+        self, effect: str, job: str, generation: int, asked: Mapping[str, tuple[int, ...]], deadline_s: float
+    ) -> Captured:
+        """What ranks are doing now, by node (empty for all of a node's); nothing is done to them. Never raises."""
         ...
 
     async def release(self, effect: str, job: str, placement: tuple[str, ...]) -> None:

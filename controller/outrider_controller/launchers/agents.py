@@ -22,6 +22,8 @@ from outrider_controller.launchers import orders as orders_module
 RESERVE_S_MAX: Final = 10.0
 STOP_REPLY_S_MAX: Final = 35.0  # beyond the grace: agents wait 30 s for what the kernel does not let die
 RELEASE_S_MAX: Final = 10.0
+CAPTURE_SLACK_S: Final = 5.0  # beyond the agents' own deadline, for the way there and back on a busy machine
+CAPTURE_AWAY_S_MAX: Final = 1.0
 PREPARE_S_MAX: Final = 120.0
 START_AWAY_S_MAX: Final = 5.0  # an agent that was killed is back within 2 s; one that is not makes the start fail
 STOP_AWAY_S_MAX: Final = 3.0
@@ -86,6 +88,41 @@ class AgentsLauncher:
             elif isinstance(answer, BaseException):
                 raise answer
         return launchers.Stopped(tuple(n for n in placement if n not in unreached), tuple(unreached))
+
+    async def capture(
+        self, effect: str, job: str, generation: int, asked: Mapping[str, tuple[int, ...]], deadline_s: float
+    ) -> launchers.Captured:
+        """Ask all nodes at once; one that is away, refuses or answers too late is ``unanswered``, and nobody waits."""
+        within_s = deadline_s + CAPTURE_SLACK_S
+        answers = await asyncio.gather(
+            *(
+                self._ask(
+                    effect,
+                    node,
+                    "capture",
+                    job,
+                    generation,
+                    {"ranks": list(ranks), "deadline_s": deadline_s},
+                    within_s,
+                    CAPTURE_AWAY_S_MAX,
+                )
+                for node, ranks in asked.items()
+            ),
+            return_exceptions=True,
+        )
+        found: list[spoken.Json] = []
+        unanswered = []
+        for node, answer in zip(asked, answers, strict=True):
+            ranks = answer.get("ranks") if isinstance(answer, dict) else None
+            if isinstance(ranks, list):
+                found += ranks
+                continue
+            unanswered.append(node)
+            why = answer if isinstance(answer, Exception) else "its answer names no ranks"
+            log.warning("a node gave no evidence of its ranks", extra={"job": job, "node": node, "why": why})
+            if isinstance(answer, BaseException) and not isinstance(answer, Exception):
+                raise answer
+        return launchers.Captured(tuple(found), tuple(unanswered))
 
     async def release(self, effect: str, job: str, placement: tuple[str, ...]) -> None:
         """Let keepers go on the placement and wherever else one may be kept warm; a node that is away keeps its own."""
