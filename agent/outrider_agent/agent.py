@@ -22,9 +22,9 @@ import msgspec
 
 from outrider import clock as clock_module
 from outrider import places, version, vocabulary, wire
-from outrider_agent import exporter, jobs, keeper_client, keepers, logs, observe, orders, report, spool, tasks
+from outrider_agent import exporter, jobs, keeper_client, keepers, logs, observe, orders, report, spool, tasks, watch
 from outrider_agent import settings as settings_module
-from outrider_agent.signals import host, ranks
+from outrider_agent.signals import disks, host, ranks
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,10 @@ class Agent:
         self._orders = orders.Orders(
             settings, runtime, self._spool, self._keepers, self._board, self._book, clock, self._reporter.answer
         )
+        own = (disks.Place(str(settings.state), "Outrider's state"), disks.Place(str(runtime), "the agent's spool"))
+        self._watch = watch.Watch(
+            settings.node, own, runtime, self._spool, self._keepers, self._book, clock, self._wake
+        )
         self._parts = tasks.Tasks()
         self._leave = asyncio.Event()
         self._marks_told = 0
@@ -92,6 +96,8 @@ class Agent:
             await self._keepers.adopt_all()
             self._parts.start("report", tasks.keep_going("report", self._reporter.run))
             self._parts.start("look", tasks.keep_going("look", self._look))
+            self._parts.start("processes", tasks.keep_going("processes", self._watch.watch_processes))
+            self._parts.start("disks", tasks.keep_going("disks", self._watch.watch_disks))
             log.info(
                 "the agent runs", extra={"node": self._settings.node, "pid": os.getpid(), "state": self._settings.state}
             )
@@ -191,6 +197,8 @@ class Agent:
             orders={"done": self._orders.carried_out - self._orders.failed, "failed": self._orders.failed},
             ranks_alive={one.job: len(one.standing.living) for one in held},
             keeper_warm={one.job: one.standing.warm for one in held},
+            ranks_stopped=self._watch.stopped,
+            disks=self._watch.rooms,
         )
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import prometheus_client
 from prometheus_client import core, registry
 
+from outrider_agent.signals import disks
+
 log = logging.getLogger(__name__)
 
 SERIES_MAX: Final = 300
 JOBS_SHOWN_MAX: Final = 32
+MOUNTS_SHOWN_MAX: Final = 12
 REQUEST_BYTES_MAX: Final = 8192
 REQUEST_S_MAX: Final = 5.0
 SCRAPES_AT_ONCE_MAX: Final = 8
@@ -42,6 +45,8 @@ class Reading:
     orders: Mapping[str, int]  # done, failed
     ranks_alive: Mapping[str, int]  # by job
     keeper_warm: Mapping[str, bool]  # by job
+    ranks_stopped: Mapping[str, int] = field(default_factory=dict)  # by job
+    disks: Mapping[str, disks.Room | None] = field(default_factory=dict)  # by mount point; None: could not look
 
 
 class Collector(registry.Collector):
@@ -75,6 +80,22 @@ class Collector(registry.Collector):
         yield make.gauge("ranks_alive", "ranks of a job that run on this node", alive)
         warm = {(("job", job),): on for job, on in list(reading.keeper_warm.items())[:JOBS_SHOWN_MAX]}
         yield make.gauge("keeper_warm", "1 where the keeper would fork ranks instead of starting them afresh", warm)
+        stopped = {(("job", job),): count for job, count in list(reading.ranks_stopped.items())[:JOBS_SHOWN_MAX]}
+        yield make.gauge("ranks_stopped", "ranks of a job whose process is stopped (SIGSTOP, a frozen cgroup)", stopped)
+        yield from self._disks(make, reading.disks)
+
+    def _disks(self, make: _Maker, rooms: Mapping[str, disks.Room | None]) -> Iterable[core.Metric]:
+        """Room by mount point; a disk that could not be looked at has no figures and says so in ``disk_looked``."""
+        shown = dict(list(rooms.items())[:MOUNTS_SHOWN_MAX])
+        known = {(("mount", mount),): room for mount, room in shown.items() if room is not None}
+        free = {labels: room.free for labels, room in known.items()}
+        yield make.gauge("disk_free_bytes", "bytes that ordinary users may still write", free)
+        total = {labels: room.total for labels, room in known.items()}
+        yield make.gauge("disk_size_bytes", "size of the file system", total)
+        inodes = {labels: room.inodes_free for labels, room in known.items() if room.inodes}
+        yield make.gauge("disk_free_inodes", "files that may still be made", inodes)
+        looked = {(("mount", mount),): room is not None for mount, room in shown.items()}
+        yield make.gauge("disk_looked", "0 where the file system did not answer in time", looked)
 
 
 _Values = Mapping[Any, float]  # labels (name, value pairs) to value

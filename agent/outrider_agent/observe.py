@@ -131,6 +131,48 @@ def rank_continued(place: Place, rank: int, pid: int, since: float, at: float) -
     return dataclasses.replace(_of(place, "rank-continued", "info", at, text, evidence), rank=rank)
 
 
+@dataclasses.dataclass(frozen=True)
+class Lies:
+    """What lies on a file system: rows of path, what and job; and the job that is named for it, if any has part."""
+
+    job: str | None
+    generation: int | None
+    what: list[records.Json]
+
+
+def disk_full(node: str, lies: Lies, numbers: records.Json, why: str, at: float) -> records.Observation:
+    """A file system has no room. ``why``: space, inodes, or what a write of our own was told."""
+    text = f"{numbers['mount']} on {node} has no room: {_left(numbers)}"
+    text += "" if why in ("space", "inodes") else f", and a write was refused: {why}"
+    evidence = {**numbers, "why": why, "lies_there": lies.what}
+    return _of_disk("disk-full", "error", node, lies, numbers["mount"], f"{text}; {_list(lies)} there", evidence, at)
+
+
+def disk_clear(node: str, lies: Lies, numbers: records.Json, since: float, at: float) -> records.Observation:
+    """A file system that had no room has room again."""
+    text = f"{numbers['mount']} on {node} has room again after {at - since:.0f} s: {_left(numbers)}"
+    evidence = {**numbers, "since": since, "lies_there": lies.what}
+    return _of_disk("disk-clear", "info", node, lies, numbers["mount"], text, evidence, at)
+
+
+def _left(numbers: records.Json) -> str:
+    inodes = f", {numbers['inodes_free']} of {numbers['inodes']} inodes" if numbers["inodes"] else ""
+    return f"{numbers['free'] / 2**20:.1f} of {numbers['total'] / 2**20:.1f} MiB left{inodes}"
+
+
+def _list(lies: Lies) -> str:
+    words = sorted({str(row["what"]) for row in lies.what})
+    return f"{', '.join(words)} {'lies' if len(words) == 1 else 'lie'}"
+
+
+def _of_disk(
+    kind: str, severity: str, node: str, lies: Lies, mount: str, text: str, evidence: records.Json, at: float
+) -> records.Observation:
+    return records.Observation(
+        0, kind, severity, at, node, text[:TEXT_CHARS_MAX], lies.job, lies.generation, device=mount, evidence=evidence
+    )
+
+
 def marks_refused(node: str, refused: int, why: str, at: float) -> records.Observation:
     """Something that is no mark came on the marks' socket; it was counted, and marks go on."""
     text = f"{refused} datagrams on the marks socket of {node} were refused, the last because: {why}"

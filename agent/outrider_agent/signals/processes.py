@@ -122,6 +122,18 @@ def details(pid: int, proc: Path = PROC) -> records.Json:
     return {**found, "threads": threads}
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """A rank that was told as stopped and has not been seen to run since."""
+
+    job: str
+    generation: int
+    rank: int
+    pid: int
+    started: int
+    since: float
+
+
 @dataclass
 class _Known:
     """What the looks before this one found. ``since``: Unix seconds of the first look at which it was stopped."""
@@ -136,9 +148,19 @@ class _Known:
 class Watcher:
     """Judges looks at every rank of the node, one after the other. ``stopped`` counts ranks by job."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, told: Iterable[Stopped] = ()) -> None:
         self._node = node
-        self._known: dict[tuple[str, int, int], _Known] = {}
+        self._known = {
+            (one.job, one.generation, one.rank): _Known(one.pid, one.started, STOPPED_LOOKS, one.since, told=True)
+            for one in told
+        }
+
+    @property
+    def told(self) -> tuple[Stopped, ...]:
+        """Ranks that were told as stopped and have not been seen to run since."""
+        return tuple(
+            Stopped(*key, known.pid, known.started, known.since) for key, known in self._known.items() if known.told
+        )
 
     @property
     def stopped(self) -> dict[str, int]:
