@@ -6,6 +6,7 @@ Unix seconds. Nothing here is part of Outrider.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -48,18 +49,28 @@ class Kill:
 class Job:
     """One supervised job in a directory of its own."""
 
-    def __init__(self, name: str, cold: bool = False, checkpoint_every: int = 5, step_floor_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        cold: bool = False,
+        checkpoint_every: int = 5,
+        step_floor_s: float = 0.0,
+        train: tuple[str, ...] = (),
+        options: tuple[str, ...] = (),
+    ) -> None:
+        """``train``: further arguments of the script; ``options``: further options of ``outrider run``."""
         self.folder = Path(tempfile.mkdtemp(prefix="obench-"))
         self.name = name
         self._seen = 0
         self._rows: list[records.Row] = []
         arguments = ["--mesh", MESH, "--steps", "100000", "--checkpoint-every", str(checkpoint_every)]
-        arguments += ["--step-floor-s", str(step_floor_s), "--keep-checkpoints", "2"]
-        arguments += ["--checkpoint-dir", str(self.checkpoints), "--metrics", str(self.folder / "metrics.jsonl")]
+        arguments += ["--step-floor-s", str(step_floor_s), "--faults-dir", str(self.faults)]
+        arguments += ["--checkpoint-dir", str(self.checkpoints), "--metrics", str(self.metrics), *train]
         # A flag of the interpreter that changes nothing here, and that a forked process could not have.
         script = ["--no-python", sys.executable, "-B", str(TRAIN)] if cold else [str(TRAIN)]
         command = ["run", "--job", name, "--nodes", "2", "--nproc-per-node", "4", "--mesh", MESH]
-        command += ["--checkpoint-dir", str(self.checkpoints), "--runbooks", str(self._patient_runbooks())]
+        command += ["--checkpoint-dir", str(self.checkpoints), "--checkpoint-keep", "3"]
+        command += ["--runbooks", str(self._patient_runbooks()), *options]
         environment = os.environ | {"OUTRIDER_STATE": str(self.state), "OUTRIDER_RUNTIME": str(self.folder / "r")}
         self._log = (self.folder / "run.log").open("wb")
         self._process = subprocess.Popen(
@@ -80,14 +91,46 @@ class Job:
         """Its directory of checkpoints."""
         return self.folder / "checkpoints"
 
-    def end(self) -> None:
-        """Stop it and take its directory away."""
+    @property
+    def faults(self) -> Path:
+        """Where files tell the job of faults."""
+        return self.folder / "faults"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics file: a line for each finished step of each attempt."""
+        return self.folder / "metrics.jsonl"
+
+    def tell(self, fault: str, point: str) -> None:
+        """Put a file where the job looks for faults, whole from the first moment on."""
+        self.faults.mkdir(exist_ok=True)
+        draft = self.faults / f".{fault}"
+        draft.write_text(point)
+        draft.replace(self.faults / fault)
+
+    def taken(self, fault: str) -> dict[str, Any] | None:
+        """Where and when the job acted on that file; it can be told of again afterwards. None while it has not."""
+        path = self.faults / f"{fault}.taken"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return None
+        path.unlink()
+        return found
+
+    def stop(self) -> None:
+        """Stop it."""
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(60)
+
+    def end(self) -> None:
+        """Stop it and take its directory away."""
+        if self._process.poll() is None:
+            self.stop()
         self._log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

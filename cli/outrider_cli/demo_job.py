@@ -118,7 +118,7 @@ def _await(
         failed = next((rank for rank, process in enumerate(ranks) if process.returncode), None)
         if failed is not None or time.monotonic() > until:
             break
-        tell(f"reference step {_lines(metrics)}/{steps}, without supervision and without faults")
+        tell(f"reference step {_finished(metrics)}/{steps}, without supervision and without faults")
         time.sleep(POLL_S)
     bad = next((rank for rank, process in enumerate(ranks) if process.poll() != 0), None)
     if bad is not None:
@@ -127,7 +127,7 @@ def _await(
         raise errors.CommandError(f"the reference run failed: rank {bad} {end}; see {folder / f'rank_{bad}.log'}")
 
 
-def _lines(metrics: Path) -> int:
+def _finished(metrics: Path) -> int:
     try:
         return metrics.read_bytes().count(b"\n")
     except OSError:
@@ -165,8 +165,8 @@ def compare(metrics: Path, reference: Path, steps: int, poisoned: bool = False) 
     ``poisoned``: a loss was turned NaN on purpose, so lines without finite numbers are left out; their steps have to be
     there all the same, trained again.
     """
-    wanted = {line.step: line.bits for line in _lines_of(reference)}
-    every = _lines_of(metrics)
+    wanted = {line.step: line.bits for line in lines(reference)}
+    every = lines(metrics)
     found = [line for line in every if line.finite or not poisoned]
     done = {line.step for line in found}
     return Comparison(
@@ -179,20 +179,22 @@ def compare(metrics: Path, reference: Path, steps: int, poisoned: bool = False) 
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """One finished step of one attempt."""
+
     step: int
     bits: tuple[str, str]  # of loss and gradient norm
     finite: bool
 
 
-def _lines_of(metrics: Path) -> list[_Line]:
+def lines(metrics: Path) -> list[Line]:
     """One for each line of a metrics file; a line cut short by a kill is left out."""
     found = []
     for line in metrics.read_text().splitlines() if metrics.is_file() else []:
         try:
             record = json.loads(line)
             bits = str(record["loss_hex"]), str(record["grad_norm_hex"])
-            found.append(_Line(int(record["step"]), bits, all(math.isfinite(float.fromhex(one)) for one in bits)))
+            found.append(Line(int(record["step"]), bits, all(math.isfinite(float.fromhex(one)) for one in bits)))
         except (ValueError, KeyError, TypeError):
             continue
     return found

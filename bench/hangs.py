@@ -1,0 +1,171 @@
+"""Is a rank that hangs found, named and replaced? The 8-rank job is stopped (SIGSTOP) and made to spin at every point.
+
+The points are those of the example job: before its first word, before the load, in the load, in the first step of an
+attempt, in a step, in an evaluation, in a checkpoint; and for SIGSTOP also any moment, from outside. A spinning rank
+loops in Python before the collectives that the seven others wait in. Nobody tells the supervisor. Prints for each: how
+long until it was suspected, until the incident was opened, who was named, and how long until the next step; then how
+many were named rightly, and whether every bit equals the uninterrupted run.
+
+    python bench/hangs.py [--hangs 20] [--seed 0] [--only stop|spin] [--point POINT] [--stall-s SECONDS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import _supervised as bench
+
+from outrider import mesh as meshes
+from outrider_cli import demo_job
+from outrider_controller.core import records
+
+POINTS: Final = ("step", "start", "checkpoint", "before-load", "evaluation", "first-step", "load")
+OF_A_RESTART: Final = ("start", "before-load", "load", "first-step")
+ANY: Final = "any moment"
+CAUSES: Final = {"stop": "rank-stopped", "spin": "rank-hung"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One hang and what came of it; times in seconds after it began."""
+
+    kind: str
+    point: str
+    rank: int
+    named: tuple[int, ...]
+    cause: str
+    suspected_s: float | None
+    incident_s: float
+    next_step_s: float
+
+    @property
+    def right(self) -> bool:
+        """Whether that rank and nobody else was named, with what had happened to it."""
+        return self.named == (self.rank,) and self.cause == CAUSES[self.kind]
+
+
+def main() -> int:
+    """Hang, look and compare; exit status 1 when a name was wrong or a bit differs."""
+    options = _options()
+    chance = random.Random(options.seed)
+    kinds = [options.only] if options.only else ["stop", "spin"]
+    points = [options.point] if options.point else [*POINTS, ANY]
+    cases = [(kind, point) for point in points for kind in kinds if (kind, point) != ("spin", ANY)]
+    print(f"8 ranks ({bench.MESH}) on two simulated hosts, {options.hangs} hangs, {bench.load()}", flush=True)
+    train = ("--eval-every", "3", "--timeout-s", str(options.timeout_s))
+    own = ("--stall-s", str(options.stall_s)) if options.stall_s is not None else ()
+    with contextlib.contextmanager(bench.supervised)("hangs", checkpoint_every=4, train=train, options=own) as job:
+        trials = [_one(job, *cases[number % len(cases)], chance) for number in range(options.hangs)]
+        job.stop()
+        equal = _compare(job.metrics)
+    return _summary(trials, equal)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hangs", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=list(CAUSES))
+    parser.add_argument("--point", choices=[*POINTS, ANY])
+    parser.add_argument("--stall-s", type=float, help="the job's floor; its default when left out")
+    parser.add_argument("--timeout-s", type=float, default=600.0, help="of the job's collectives: they must not help")
+    return parser.parse_args()
+
+
+def _one(job: bench.Job, kind: str, point: str, chance: random.Random) -> Trial:
+    generation = _training(job)
+    rank = chance.randrange(bench.RANKS)
+    time.sleep(chance.uniform(0.0, 2.0))
+    if point == ANY:
+        at = time.time()
+        os.kill(job.pids(generation)[rank], signal.SIGSTOP)
+    else:
+        job.tell(f"{kind}.{rank}", point)
+        if point in OF_A_RESTART:
+            job.kill(chance.choice([other for other in range(bench.RANKS) if other != rank]))
+            generation += 1
+        at = float(job.wait(lambda: job.taken(f"{kind}.{rank}"), f"rank {rank} at {point}")["at"])
+    opened = job.wait(
+        lambda: job.first(records.IncidentOpened, generation=generation), f"an incident ({kind}, {point})"
+    )
+    said = job.wait(lambda: job.first(records.Diagnosed, incident=opened.incident), "the diagnosis")
+    step = job.wait(lambda: job.first(records.Training, generation=generation + 1), "the next step")
+    suspected = job.first(records.Suspected, generation=generation)
+    trial = Trial(
+        kind,
+        point,
+        rank,
+        said.ranks,
+        said.cause,
+        suspected.at - at if suspected is not None else None,
+        opened.at - at,
+        step.at - at,
+    )
+    _tell(trial, said)
+    return trial
+
+
+def _training(job: bench.Job) -> int:
+    """Wait until the newest attempt trains and has saved a checkpoint of its own; its generation."""
+
+    def well() -> int | None:
+        newest = job.generation()
+        saved = job.first(records.CheckpointSaved, generation=newest)
+        open_ = {row.incident for row in job.rows(records.IncidentOpened)}
+        open_ -= {row.incident for row in job.rows(records.IncidentClosed)}
+        return newest if saved is not None and not open_ else None
+
+    return job.wait(well, "an attempt that trains")
+
+
+def _tell(trial: Trial, said: records.Diagnosed) -> None:
+    suspected = "-" if trial.suspected_s is None else f"{trial.suspected_s:.1f} s"
+    verdict = "right" if trial.right else f"WRONG: {said.sentence}"
+    print(
+        f"{trial.kind:<4} {trial.point:<11} rank {trial.rank}: suspected {suspected}, "
+        f"incident {trial.incident_s:.1f} s, next step {trial.next_step_s:.1f} s; "
+        f"named {list(trial.named)} {trial.cause}: {verdict} ({bench.load()})",
+        flush=True,
+    )
+
+
+def _compare(metrics: Path) -> bool:
+    """Whether the whole history of the job, hangs and all, has the bits of one plain run."""
+    steps = max(line.step for line in demo_job.lines(metrics))
+    plain = demo_job.DemoJob(meshes.parse(bench.MESH), steps, 0, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        reference = demo_job.run_reference(plain, Path(folder), lambda _: None)
+        compared = demo_job.compare(metrics, reference, steps)
+    words = "equal" if compared.equal else f"DIFFERENT: {compared.different} missing: {compared.missing}"
+    print(f"bits of loss and gradient norm over {steps} steps, {compared.lines} lines: {words}")
+    return compared.equal
+
+
+def _summary(trials: list[Trial], equal: bool) -> int:
+    right = sum(trial.right for trial in trials)
+    for kind in CAUSES:
+        for words, points in (("training", {*POINTS, ANY} - set(OF_A_RESTART)), ("starting", set(OF_A_RESTART))):
+            found = [trial for trial in trials if trial.kind == kind and trial.point in points]
+            if found:
+                incident = statistics.median(trial.incident_s for trial in found)
+                back = [trial.next_step_s for trial in found]
+                print(
+                    f"{kind} while {words}: {len(found)} hangs, incident after {incident:.1f} s (median), "
+                    f"next step after {statistics.median(back):.1f} s ({min(back):.1f} to {max(back):.1f})"
+                )
+    print(f"hung rank named rightly: {right} of {len(trials)}, {bench.load()}")
+    return int(right < len(trials) or not equal)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
