@@ -1,13 +1,14 @@
-"""The manifest that a committed checkpoint carries: read as a stranger's words, and compared with what lies beside it.
+"""The manifest that a committed checkpoint carries, read as a stranger's words.
 
 ``manifest.json`` is written last and says of every file its size and SHA-256. In: the folder of one candidate. Out: a
-``Claim`` (what the manifest says, or why it is not believed) and the files that do not match. Sizes are compared here;
-hashes are for the fuller verification, since they cost a read of every byte.
+``Claim``: what the manifest says, or why it is not believed. Whether the files are those that it claims is found out
+by ``outrider_analysis.checkpoints.claims``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,21 +16,19 @@ from typing import Final
 
 import msgspec
 
+from outrider_analysis.checkpoints import problems
+
 NAME: Final = "manifest.json"
 FORMAT: Final = 1
 MANIFEST_BYTES_MAX: Final = 32 * 1024 * 1024
 STEP_MAX: Final = 10**15
 FILE_NAME_CHARS_MAX: Final = 1024
-PROBLEMS_MAX: Final = 20  # one line each for a person; a thousand missing files are one finding
 
+OURS: Final = re.compile(r"step-(\d{8,15})-attempt-(\d{3,9})")  # the name under which the manifest's writer commits
+_STEP: Final = re.compile(r"(\d{1,15})(?!.*\d)")
+_STEP_NAMED: Final = re.compile(r"(?:step|iter|iteration|global_step|checkpoint|ckpt)[-_=]?(\d{1,15})", re.IGNORECASE)
 
-@dataclass(frozen=True)
-class Problem:
-    """One reason against a checkpoint: the file (relative to it), a word for programs and a sentence for people."""
-
-    file: str
-    kind: str
-    text: str
+Problem = problems.Problem
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,17 @@ def read(folder: Path) -> Claim:
     text, problem = read_bounded(folder / NAME, MANIFEST_BYTES_MAX)
     if problem is not None:
         return Claim(problems=(problem,))
-    if text is None:
-        return Claim()
+    return Claim() if text is None else parse(text)
+
+
+def parse(text: bytes) -> Claim:
+    """The claim that the content of a manifest makes."""
     try:
         manifest = msgspec.json.decode(text, type=Manifest, strict=True)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Claim(problems=(Problem(NAME, "not-a-manifest", f"is not a manifest: {error}"),))
-    problems = _contradictions(manifest)
-    return Claim(problems=problems) if problems else Claim(manifest)
+    against = _contradictions(manifest)
+    return Claim(problems=against) if against else Claim(manifest)
 
 
 def read_bounded(path: Path, bytes_max: int) -> tuple[bytes | None, Problem | None]:
@@ -117,23 +119,6 @@ def read_bounded(path: Path, bytes_max: int) -> tuple[bytes | None, Problem | No
         os.close(descriptor)
 
 
-def problems_of_files(folder: Path, manifest: Manifest) -> list[Problem]:
-    """Files that the manifest names and that are not there exactly so; at most PROBLEMS_MAX and how many more."""
-    problems: list[Problem] = []
-    more = 0
-    for name, claim in manifest.files.items():
-        problem = _file_problem(folder, name, claim)
-        if problem is None:
-            continue
-        if len(problems) < PROBLEMS_MAX:
-            problems.append(problem)
-        else:
-            more += 1
-    if more:
-        problems.append(Problem(NAME, "more", f"{more} more files do not match"))
-    return problems
-
-
 def _contradictions(manifest: Manifest) -> tuple[Problem, ...]:
     if manifest.format != FORMAT:
         return (Problem(NAME, "format", f"has format {manifest.format}, this version reads {FORMAT}"),)
@@ -146,24 +131,19 @@ def _contradictions(manifest: Manifest) -> tuple[Problem, ...]:
     return ()
 
 
-def _file_problem(folder: Path, name: str, claim: FileClaim) -> Problem | None:
-    shown = name[:FILE_NAME_CHARS_MAX]
-    if claim.bytes < 0:
-        return Problem(shown, "size", f"is claimed to have {claim.bytes} bytes")
-    parts = name.split("/")
-    if not name or len(name) > FILE_NAME_CHARS_MAX or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        return Problem(shown, "path", "is not a plain path within the checkpoint")
-    try:
-        for depth in range(1, len(parts)):
-            if not stat.S_ISDIR(os.lstat(folder.joinpath(*parts[:depth])).st_mode):
-                return Problem(shown, "symlink", "leads through something that is not a folder")
-        found = os.lstat(folder / name)
-    except FileNotFoundError:
-        return Problem(shown, "missing", "is missing")
-    except (OSError, ValueError) as error:  # ValueError: a name that the system cannot encode
-        return Problem(shown, "unreadable", f"cannot be looked at: {getattr(error, 'strerror', None) or error}")
-    if not stat.S_ISREG(found.st_mode):
-        return Problem(shown, "symlink" if stat.S_ISLNK(found.st_mode) else "not-a-file", "is not a plain file")
-    if found.st_size != claim.bytes:
-        return Problem(shown, "size", f"has {found.st_size} bytes, the manifest says {claim.bytes}")
+def step_of_name(name: str) -> int | None:
+    """The step that a folder's name speaks of; None where it holds no number."""
+    found = _STEP_NAMED.search(name) or _STEP.search(name)
+    return int(found.group(1)) if found else None
+
+
+def contradiction_of_name(name: str, manifest: Manifest) -> Problem | None:
+    """A manifest of another checkpoint: a folder's name that says another step or attempt than the manifest in it."""
+    ours, named = OURS.fullmatch(name), _STEP_NAMED.search(name)
+    step = int(ours.group(1)) if ours else int(named.group(1)) if named else manifest.step
+    if manifest.step != step:
+        return Problem(NAME, "step", f"is that of step {manifest.step}, in the folder of step {step}")
+    if ours and int(ours.group(2)) != manifest.attempt:
+        text = f"is that of attempt {manifest.attempt}, in the folder of attempt {int(ours.group(2))}"
+        return Problem(NAME, "attempt", text)
     return None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from outrider import clock
-from outrider_controller import checkpoints, effects, manifests
+from outrider_controller import checkpoint_effects, checkpoints, effects, manifests
 from outrider_controller.core import jobs, records
 from outrider_controller.launchers import agents, orders
 
@@ -222,17 +222,17 @@ def test_a_directory_that_cannot_be_read_is_an_error_and_never_no_checkpoint(tmp
 
 
 def test_the_fence_of_one_ledger_only_rises_and_another_ledgers_is_replaced(tmp_path: Path) -> None:
-    fence = tmp_path / "new" / effects.FENCE
+    fence = tmp_path / "new" / checkpoint_effects.FENCE
     fence.parent.mkdir()
-    effects.raise_fence(fence.parent, 3, "a")
-    effects.raise_fence(fence.parent, 2, "a")
+    checkpoint_effects.raise_fence(fence.parent, 3, "a")
+    checkpoint_effects.raise_fence(fence.parent, 2, "a")
     assert json.loads(fence.read_text())["generation"] == 3
-    effects.raise_fence(fence.parent, 1, "b")
+    checkpoint_effects.raise_fence(fence.parent, 1, "b")
     assert json.loads(fence.read_text()) == {"generation": 1, "ledger": "b"}
     fence.write_text("[" * 1000)
-    effects.raise_fence(fence.parent, 2, "b")
+    checkpoint_effects.raise_fence(fence.parent, 2, "b")
     assert json.loads(fence.read_text())["generation"] == 2
-    assert [path.name for path in fence.parent.iterdir()] == [effects.FENCE]
+    assert [path.name for path in fence.parent.iterdir()] == [checkpoint_effects.FENCE]
 
 
 def find(directory: Path, generation: int, incident: str | None) -> records.EffectDone:
@@ -259,7 +259,7 @@ def test_the_first_look_makes_the_directory_and_a_later_one_does_not_take_an_emp
     gone = find(directory, 3, "demo-2")
     assert not gone.ok
     assert "is gone" in (gone.error or "")
-    (directory / effects.FENCE).touch()
+    (directory / checkpoint_effects.FENCE).touch()
     assert find(directory, 3, "demo-2").result["path"] == ""
 
 
@@ -272,5 +272,5 @@ def test_a_directory_that_cannot_be_made_fails_the_look(tmp_path: Path) -> None:
 
 def test_a_relative_directory_of_checkpoints_counts_from_where_the_ranks_run() -> None:
     spec = jobs.parse({"name": "a", "command": ["x"], "cwd": "/data/run", "checkpoint_dir": "ckpt"})
-    assert effects.checkpoint_dir(spec) == Path("/data/run/ckpt")
-    assert effects.checkpoint_dir(jobs.parse({"name": "a", "command": ["x"]})) is None
+    assert checkpoint_effects.checkpoint_dir(spec) == Path("/data/run/ckpt")
+    assert checkpoint_effects.checkpoint_dir(jobs.parse({"name": "a", "command": ["x"]})) is None

@@ -28,6 +28,7 @@ class Limits:
     start_s: float = 600.0  # an order to start ranks must be answered within this
     memory_bytes: int = 0  # address space of a rank (RLIMIT_AS); 0 for none
     open_files: int = 0  # RLIMIT_NOFILE of a rank; 0 leaves the system's
+    verify_s: float = 120.0  # a restart waits so long for checkpoints to be verified, then it takes what is known
     stall_s: float = 20.0  # floor for a step without a sign of progress; other phases have multiples; 0 for no watch
 
 
@@ -159,6 +160,7 @@ def _not_negative(spec: JobSpec) -> None:
         "limits.memory_bytes": spec.limits.memory_bytes,
         "limits.open_files": spec.limits.open_files,
         "limits.stall_s": spec.limits.stall_s,
+        "limits.verify_s": spec.limits.verify_s,
     }
     for key, number in numbers.items():
         if number < 0:
