@@ -75,8 +75,28 @@ def status(job: states.JobState, nodes: Mapping[str, states.NodeState], progress
         "nodes": [_node(name, job, nodes.get(name), progress, now) for name in _names(job, nodes)],
         "ranks": _ranks(job, progress),
         "open_incident": job.incident.incident if job.incident else None,
+        "suspected": _suspected(job, now),
     }
     return {**found, "sentence": status_sentence.sentence(job, found, now)}
+
+
+def _suspected(job: states.JobState, now: float) -> Json | None:
+    """What is known while nobody can say whether the job hangs; None while nothing is suspected."""
+    found = job.attempt.suspicion if job.attempt is not None and job.incident is None else None
+    if found is None:
+        return None
+    return {
+        "since_at": iso(found.since),
+        "since_s": incident_documents.seconds(max(0.0, now - found.since)),
+        "silent": found.silent,
+        "phase": found.phase or None,
+        "look_s": found.look_s,
+        "act_s": found.act_s,
+        "basis": found.basis,
+        "stopped_ranks": list(found.stopped),
+        "looks": found.looks,
+        "look": found.look.sentence if found.look is not None else None,
+    }
 
 
 def _names(job: states.JobState, nodes: Mapping[str, states.NodeState]) -> list[str]:

@@ -25,9 +25,9 @@ def sentence(job: states.JobState, found: Json, now: float) -> str:
     if job.attempt is None:
         return f"{name} waits for nodes: {job.spec.nodes} with {job.spec.ranks_per_node} slots each are needed"
     if job.state == "training":
-        return f"{name} trains on {_where(job)}{_pace(found)}{_unheard(job, found)}"
+        return f"{name} trains on {_where(job)}{_pace(found)}{_suspected(found)}{_unheard(job, found)}"
     begun = "its ranks run, the first step is not finished" if job.attempt.running_at else "its ranks are being started"
-    return f"{name} starts on {_where(job)}: {begun}{_unheard(job, found)}"
+    return f"{name} starts on {_where(job)}: {begun}{_suspected(found)}{_unheard(job, found)}"
 
 
 def _disturbed(job: states.JobState, found: Json) -> str:
@@ -58,6 +58,18 @@ def _restart(job: states.JobState, incident: states.OpenIncident) -> str:
     where = f"step {attempt.resume_step}" if attempt.resume_path else "the beginning"
     begun = "started" if attempt.running_at else "starting"
     return f"attempt {attempt.attempt} is {begun} on {_where(job)} from {where}"
+
+
+def _suspected(found: Json) -> str:
+    """That it may hang, and what was found of it so far; nothing is stopped for this alone."""
+    suspected = found.get("suspected")
+    if not suspected:
+        return ""
+    stopped = suspected["stopped_ranks"]
+    silent = f"no sign of progress for {suspected['since_s']:.0f} s" if suspected["silent"] else ""
+    ranks = f"rank {', '.join(map(str, stopped[:NAMES_MAX]))} is stopped" if stopped else ""
+    look = suspected["look"] or ("its ranks are being looked at" if suspected["silent"] else "")
+    return "".join(f"; {text.rstrip('.')}" for text in (silent, ranks, look) if text)
 
 
 def _unheard(job: states.JobState, found: Json) -> str:

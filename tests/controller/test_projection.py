@@ -273,3 +273,23 @@ def test_documents_of_whatever_the_core_writes_are_plain_json() -> None:
     json.dumps(accounting.report(world.rows, "job", world.now), allow_nan=False)
     for opened in world.of(records.IncidentOpened):
         json.dumps(projection.explain(world.rows, opened.incident), allow_nan=False)
+
+
+def test_a_suspected_job_says_for_how_long_it_is_silent_and_what_was_seen_of_it() -> None:
+    world = World().submit().train(3)
+    assert status(world)["suspected"] is None
+    attempt = world.job.attempt
+    assert attempt is not None
+    suspicion = states.Suspicion(
+        world.now - 12.0, silent=True, phase="step", look_s=10.0, act_s=20.0, basis="6 times 2 s"
+    )
+    job = dataclasses.replace(world.job, attempt=dataclasses.replace(attempt, suspicion=suspicion))
+    found = projection.status(job, world.state.nodes, seen(world), world.now)
+    assert found["suspected"]["since_s"] == pytest.approx(12.0)
+    assert found["suspected"]["basis"] == "6 times 2 s"
+    assert "no sign of progress for 12 s; its ranks are being looked at" in found["sentence"]
+    stopped = dataclasses.replace(suspicion, silent=False, stopped=(3,))
+    job = dataclasses.replace(job, attempt=dataclasses.replace(attempt, suspicion=stopped))
+    found = projection.status(job, world.state.nodes, seen(world), world.now)
+    assert "rank 3 is stopped" in found["sentence"]
+    assert "no sign of progress" not in found["sentence"]

@@ -96,6 +96,7 @@ class Status(_Open):
     nodes: list[StatusNode]
     ranks: list[StatusRank]
     open_incident: str | None
+    suspected: dict[str, Any] | None
 
 
 class Incident(_Open):
