@@ -68,6 +68,13 @@ def _board() -> None:
     if picture.status is None:
         return
     _what_to_do(picture, here)
+    with streamlit.container(key="body"):
+        if picture.kind:  # what is shown was true once
+            streamlit.html(look.FADED)
+        _body(picture, here, where, last_s)
+
+
+def _body(picture: looking.Picture, here: looking.Looking, where: tzinfo, last_s: float | None) -> None:
     streamlit.html(headline.tiles(picture))
     left, right = streamlit.columns([1.45, 1], gap="medium")
     with left:

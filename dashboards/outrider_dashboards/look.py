@@ -52,6 +52,9 @@ STATES: Final = {
 }
 
 
+FADED: Final = "<style>.st-key-body{opacity:.62;filter:saturate(.55)}</style>"
+
+
 def style_sheet() -> str:
     """The page's style element."""
     colours = "".join(f"--{name}:light-dark({light},{dark});" for name, (light, dark) in BINS.items())
@@ -109,6 +112,9 @@ header[data-testid="stHeader"],[data-testid="stStatusWidget"]{display:none}
 .o th:last-child,.o td:last-child{padding-right:0}.o td.name,.o td.num{white-space:nowrap}
 .o tr.sum td{font-weight:650;border-bottom:0}
 .o td.r,.o th.r{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.o .strip{position:fixed;top:0;left:0;right:0;z-index:999;background:var(--bad);color:var(--bad-b);font-weight:650;
+ text-align:center;padding:.15rem .6rem;font-size:.86rem}
+.o .cmds{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(21rem,100%),1fr));gap:.1rem 1rem}
 .o .wide{overflow-x:auto;max-width:100%}
 .o dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.2rem .9rem;margin:.6rem 0;padding:0;
  font-size:.9rem}.o dt,.o dd{margin:0;padding:0}.o dt{color:var(--soft)}

@@ -26,7 +26,7 @@ def state(picture: looking.Picture) -> str:
     found = str(status.get("state"))
     if found == "failed" and status.get("ended_by"):
         return "stopped"
-    if found == "training" and suspicion(picture):
+    if found in ("starting", "training") and suspicion(picture):
         return "suspected"
     if found == "training" and status.get("open_incident"):
         return "regaining"
@@ -62,9 +62,10 @@ def open_incident(picture: looking.Picture) -> Json | None:
 
 
 def culprits(picture: looking.Picture) -> set[int]:
-    """Ranks that the open incident blames."""
+    """Ranks that the open incident blames, and those that were found stopped."""
     one = open_incident(picture) or {}
-    return set((one.get("suspects") or {}).get("ranks") or [])
+    stopped = (suspicion(picture) or {}).get("stopped_ranks") or []
+    return {*((one.get("suspects") or {}).get("ranks") or []), *stopped}
 
 
 def simulated(picture: looking.Picture) -> set[str]:

@@ -30,9 +30,18 @@ def headline(picture: looking.Picture, url: str, where: tzinfo, zone: str) -> st
         parts.append(f"<p>{EMPTY}</p>")
     elif state in ("away", "refused"):
         parts.append(_unseen(picture, url, state, where))
+    elif state == "suspected":
+        parts.append(_suspected(picture))
     if picture.status is not None:
         parts.append(f'<div class="soft num">{_since(picture, where, zone)}</div>')
-    return f'<div class="o"><div class="state {tone}" role="status">{"".join(parts)}</div></div>'
+    strip = _strip(picture) if state in ("away", "refused") and picture.status is not None else ""
+    return f'<div class="o">{strip}<div class="state {tone}" role="status">{"".join(parts)}</div></div>'
+
+
+def _strip(picture: looking.Picture) -> str:
+    """Seen wherever one has scrolled to."""
+    age = words.duration(float(max(0, round(time.time() - (picture.taken_at or 0.0)))))
+    return f'<div class="strip" aria-hidden="true">Could not look. This picture is {age} old.</div>'
 
 
 def _sentence(picture: looking.Picture, state: str) -> str:
@@ -44,12 +53,20 @@ def _sentence(picture: looking.Picture, state: str) -> str:
         return "The controller does not answer. Nobody can say how the job is; its ranks train on without it."
     status = picture.status or {}
     said = str(status.get("sentence") or f"{status.get('job')} is {status.get('state')}")
-    suspected = reading.suspicion(picture)
-    if state == "suspected" and suspected is not None:
-        told = suspected.get("sentence") or suspected.get("text") or suspected.get("basis")
-        if told and str(told) not in said:
-            said = f"{said}; {told}"
+    if state == "held":
+        said = said.partition("; outrider job approve")[0]  # the commands stand below, with all their options
     return said[:1].upper() + said[1:] if said.startswith("the ") else said
+
+
+def _suspected(picture: looking.Picture) -> str:
+    found = reading.suspicion(picture) or {}
+    if not found.get("silent"):
+        return "<p>It still gives signs of progress, so nothing is done yet.</p>"
+    look, act = words.duration(found.get("look_s")), words.duration(found.get("act_s"))
+    return (
+        f"<p>Every rank is looked at after {look} of silence, and nothing is ended before {act}, nor unless two looks "
+        f'agree on who holds the job up. <span class="soft">{words.safe(found.get("basis"))}</span></p>'
+    )
 
 
 def _unseen(picture: looking.Picture, url: str, state: str, where: tzinfo) -> str:
@@ -120,9 +137,9 @@ def to_do(picture: looking.Picture, where_to: str, runbook: Json | None) -> str:
             (f"outrider job approve --job {job} {at}", "it goes on from the newest checkpoint that is trusted"),
             (f"outrider job reject --job {job} {at}", "it ends here"),
         ]
-    rows = "".join(f"<pre>{command}</pre><p class='soft'>{text}</p>" for command, text in commands)
+    rows = "".join(f"<div><pre>{command}</pre><p class='soft'>{text}</p></div>" for command, text in commands)
     title = "It waits for you" if state == "held" else "What you can do"
-    return f'<div class="o"><div class="card"><h2>{title}</h2>{book}{rows}</div></div>'
+    return f'<div class="o"><div class="card"><h2>{title}</h2>{book}<div class="cmds">{rows}</div></div></div>'
 
 
 def tiles(picture: looking.Picture) -> str:

@@ -109,7 +109,8 @@ def _evidence(one: Json, where: tzinfo) -> str:
     if not found:
         return '<p class="soft">No evidence has been written down yet.</p>'
     rows = "".join(
-        f'<tr><td class="num">{_when(row.get("at"), where)}</td><td class="name hide">{words.safe(row.get("source"))}</td>'
+        f'<tr><td class="num">{_when(row.get("at"), where)}</td>'
+        f'<td class="name hide">{words.safe(row.get("source"))}</td>'
         f'<td>{words.safe(row.get("text"))}<span class="soft"> &nbsp;{words.safe(row.get("kind"))}, '
         f"for {words.safe(row.get('for'))}</span></td></tr>"
         for row in found[:EVIDENCE_SHOWN_MAX]
