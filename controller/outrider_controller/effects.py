@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from outrider import clock as clock_module
+from outrider_analysis import stalls
 from outrider_controller import checkpoint_effects, checkpoints, launchers
 from outrider_controller.core import jobs, records
 
 ERROR_CHARS_MAX: Final = 2000
+CAPTURE_S: Final = 5.0  # an agent's own deadline for looking at its ranks
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Effects:
         self._performers = {
             "start-attempt": self._start,
             "stop-attempt": self._stop,
+            "capture-evidence": self._capture,
             "find-checkpoint": looks.find,
             "verify-checkpoint": looks.verify,
             "prune-checkpoints": looks.prune,
@@ -106,6 +109,19 @@ class Effects:
             effect.effect, effect.job, args["generation"], tuple(args["placement"]), float(args["grace_s"])
         )
         return {"stopped": list(stopped.stopped), "unreached": list(stopped.unreached)}
+
+    async def _capture(self, effect: records.EffectRequested, spec: jobs.JobSpec) -> dict[str, Any]:
+        """Look at ranks; those that do the same are told once, so that 16,384 of them fit into one row."""
+        args, each = effect.args, spec.ranks_per_node
+        wanted = [int(rank) for rank in args.get("ranks") or ()]
+        asked = {
+            node: tuple(rank for rank in wanted if rank // each == place)
+            for place, node in enumerate(args["placement"])
+            if not wanted or any(rank // each == place for rank in wanted)
+        }
+        found = await self._launcher.capture(effect.effect, effect.job, args["generation"], asked, CAPTURE_S)
+        single = (item.evidence for item in stalls.from_plain(found.ranks))
+        return {"ranks": stalls.plain(stalls.group(single)), "unanswered": list(found.unanswered)}
 
     async def _release(self, effect: records.EffectRequested, spec: jobs.JobSpec) -> dict[str, Any]:
         await self._launcher.release(effect.effect, effect.job, tuple(effect.args["placement"]))
