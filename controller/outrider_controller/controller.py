@@ -45,7 +45,7 @@ from outrider_controller import settings as settings_module
 from outrider_controller import tokens as tokens_module
 from outrider_controller import turns as turns_module
 from outrider_controller.actions import webhook
-from outrider_controller.core import jobs, placement, records
+from outrider_controller.core import jobs, placement, records, trust
 from outrider_controller.core import state as states
 from outrider_controller.intake import doors
 from outrider_controller.launchers import agents, orders
@@ -318,7 +318,7 @@ class Controller:
             await self._wait_change()
         try:
             async with asyncio.timeout(LAST_EFFECTS_S_MAX):
-                while self.state.jobs[name].pending:
+                while any(effect.name not in trust.ASIDE for effect in self.state.jobs[name].pending):
                     await self._wait_change()
         except TimeoutError:
             log.warning("a job is over and some of its effects are not", extra={"job": name})

@@ -24,6 +24,7 @@ from outrider_controller.launchers import agents, orders
 
 HEARTBEATS_MISSED_MAX: Final = 3
 FINDINGS_KEPT_MAX: Final = 32
+OF_THE_NODE: Final = frozenset({"disk-full", "disk-clear"})  # they concern the job there, whoever they name
 FINDING_SHOWN_S_MAX: Final = 600.0  # what a node saw longer ago is in the ledger and says nothing about now
 TEXT_CHARS_MAX: Final = 500
 WATCHES_PER_HEARTBEAT: Final = 4
@@ -181,13 +182,22 @@ class Nodes:
 
     def _row(self, seen: spoken.Observation) -> records.Row:
         now = self._clock.now()
-        if seen.job is not None and seen.job in self._turns.state.jobs:
+        of_a_job = seen.job is not None and seen.job in self._turns.state.jobs
+        if not of_a_job or seen.kind in OF_THE_NODE:
+            self._findings.setdefault(seen.node, deque(maxlen=FINDINGS_KEPT_MAX)).append(seen)
+        if of_a_job and seen.job is not None:
             found = self._progress.of(seen.job)
             return records.Observed(now, seen.job, seen, self._step_with(seen), found.step_s)
-        self._findings.setdefault(seen.node, deque(maxlen=FINDINGS_KEPT_MAX)).append(seen)
+        if seen.kind in OF_THE_NODE and (job := self._job_on(seen.node)):
+            return records.Observed(now, job, seen, self.job_step(job), self._progress.of(job).step_s)
         about = f" (job {seen.job} is unknown here)" if seen.job else ""
         text = f"node {seen.node} saw {seen.kind}: {seen.text}{about}"
         return records.Noted(now, seen.job or "", text[:TEXT_CHARS_MAX])
+
+    def _job_on(self, node: str) -> str | None:
+        """The live job whose ranks are placed on a node: whatever ails the node concerns it."""
+        jobs = self._turns.state.jobs.items()
+        return next((n for n, j in jobs if not j.over and j.attempt is not None and node in j.attempt.placement), None)
 
     def _step_with(self, seen: spoken.Observation) -> int | None:
         """The job's newest step, also by what the dead rank itself had finished: its last mark may be on its way."""

@@ -26,6 +26,8 @@ CHECKPOINTS_WAITING_MAX: Final = 64
 GENERATIONS_NOTED_MAX: Final = 1024
 RANKS_MAX: Final = 65536
 SAMPLES_WAITING_MAX: Final = 4096
+STEPS_BEFORE_MAX: Final = 5  # of which the losses are told beside a loss that is no number
+OTHERS_TOLD_WITHIN_S: Final = 1.0  # the other nodes' word on a step whose loss is no number is waited for so long
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class JobProgress:
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=STEP_SECONDS_KEPT_MAX))
     _tokens: float | None = None
     _checkpoints: dict[int, spoken.CheckpointMark] = field(default_factory=dict)  # step -> mark, not yet recorded
+    _recent: deque[spoken.StepSample] = field(default_factory=lambda: deque(maxlen=STEPS_BEFORE_MAX + 1))
+    _bad: spoken.StepSample | None = None  # the first step of this generation that told a value that is no number
+    _bad_ranks: dict[int, bool] = field(default_factory=dict)  # rank -> its word on that step was no number either
     _noted: dict[int, bool] = field(default_factory=dict)  # older generation -> its row has been handed out
 
     @property
@@ -83,6 +88,9 @@ class JobProgress:
         self.ranks.clear()
         self._last.clear()
         self._checkpoints.clear()
+        self._recent.clear()
+        self._bad_ranks.clear()
+        self._bad = None
 
     def take_steps(self, steps: Iterable[spoken.StepSample]) -> None:
         """Finished steps, as the lowest rank of each node tells them."""
@@ -96,6 +104,7 @@ class JobProgress:
             if len(self._last) < RANKS_MAX:
                 self._last[sample.rank] = sample
             self._tokens = sample.tokens if sample.tokens is not None else self._tokens
+            self._take_numbers(sample)
             self._keep(sample, step_s)
             self._finished(sample.step, sample.at)
 
@@ -127,10 +136,41 @@ class JobProgress:
         self._noted[generation] = True
         return True
 
+    def not_finite(self, name: str, now: float) -> records.NotFinite | None:
+        """The first step of this generation without a number, once the nodes that tell of steps have told of it."""
+        bad = self._bad
+        if bad is None:
+            return None
+        behind = any(sample.step < bad.step for sample in self._last.values())
+        if behind and now - bad.at < OTHERS_TOLD_WITHIN_S:
+            return None
+        before = [{"step": s.step, "loss": s.loss, "grad_norm": s.grad_norm} for s in self._recent if s.step < bad.step]
+        return records.NotFinite(
+            at=now,
+            job=name,
+            generation=self.generation,
+            step=bad.step,
+            what=bad.not_finite,
+            ranks=tuple(sorted(rank for rank, odd in self._bad_ranks.items() if odd)),
+            others=tuple(sorted(rank for rank, odd in self._bad_ranks.items() if not odd)),
+            before=tuple(before[-STEPS_BEFORE_MAX:]),
+            stepped_at=bad.at,
+        )
+
+    def _take_numbers(self, sample: spoken.StepSample) -> None:
+        """Notice a value that is no number, and what the others say of the same step."""
+        if sample.not_finite and (self._bad is None or sample.step < self._bad.step):
+            self._bad = sample
+            self._bad_ranks = {rank: False for rank, last in self._last.items() if last.step >= sample.step}
+        if self._bad is not None and sample.step == self._bad.step:
+            self._bad_ranks[sample.rank] = bool(sample.not_finite)
+
     def _keep(self, sample: spoken.StepSample, step_s: float | None) -> None:
         """The first node to tell of a step speaks for the job."""
         if self._kept_step is None or sample.step > self._kept_step:
             self._kept_step = sample.step
+            if self._bad is None:
+                self._recent.append(sample)
             self.samples.append(FinishedStep(self.generation, sample, step_s))
 
     def know(self, step: int | None) -> None:
@@ -227,6 +267,9 @@ class Progress:
         facts: list[records.Fact] = []
         if found.attached and attempt.attached_at is None:
             facts.append(records.Attached(now, name, generation, found.mesh, found.flops_per_token))
+        bad = found.not_finite(name, now) if attempt.not_finite is None else None
+        if bad is not None:
+            facts.append(bad)
         newest = found.newest_step
         if newest is not None and attempt.training_at is None:
             facts.append(

@@ -16,7 +16,7 @@ from outrider import clock as clock_module
 from outrider_controller import effects as effects_module
 from outrider_controller import ledger as ledgers
 from outrider_controller import turns as turns_module
-from outrider_controller.core import jobs, records
+from outrider_controller.core import jobs, records, trust
 from outrider_controller.core import state as states
 
 RECORD_AGAIN_S: Final = 1.0
@@ -73,7 +73,7 @@ class EffectRunner:
     def _start(self, effect: records.EffectRequested, spec: jobs.JobSpec) -> None:
         task = asyncio.create_task(self._run(effect, spec), name=f"effect-{effect.effect}-{effect.name}")
         self._tasks[effect.effect] = task
-        if effect.name != "notify":
+        if effect.name != "notify" and effect.name not in trust.ASIDE:
             self._binding[effect.effect] = effect.job
         task.add_done_callback(lambda ended: self._ended(effect.effect, ended))
 

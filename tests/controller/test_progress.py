@@ -137,3 +137,51 @@ def test_whatever_comes_in_whatever_order_each_edge_is_recorded_once(messages: l
     assert kinds.count("noted") <= 2
     pace = seen.of("demo").step_s
     assert pace is None or (pace > 0 and math.isfinite(pace))
+
+
+def bad(step: int, at: float, rank: int = 0) -> spoken.StepSample:
+    return spoken.StepSample(step, at, rank, tokens=100.0, grad_norm=1.0, not_finite=("loss=nan",))
+
+
+def test_a_loss_that_is_no_number_is_one_fact_with_the_losses_before_it() -> None:
+    seen, now = progress.Progress(), state()
+    seen.marks("n0", marks(sample(1, 3.0), sample(2, 4.0), bad(3, 5.0), bad(4, 6.0)), now, 6.0)
+    [fact] = [f for f in edges(seen, now) if isinstance(f, records.NotFinite)]
+    assert (fact.generation, fact.step, fact.what, fact.ranks, fact.others) == (1, 3, ("loss=nan",), (0,), ())
+    assert [item["step"] for item in fact.before] == [1, 2]
+    assert fact.stepped_at == 5.0
+    now = evolve.evolve(now, fact)
+    seen.marks("n0", marks(bad(5, 7.0)), now, 7.0)
+    assert not any(isinstance(f, records.NotFinite) for f in edges(seen, now))
+
+
+def test_a_loss_that_is_no_number_is_told_before_anything_that_came_of_the_step() -> None:
+    seen, now = progress.Progress(), state()
+    seen.marks("n0", marks(bad(3, 5.0), checkpoints=(spoken.CheckpointMark("/c/3", 3, 5.0, 0),)), now, 5.0)
+    assert [f.kind for f in edges(seen, now)] == ["attached", "not-finite", "training", "checkpoint-saved"]
+
+
+def test_the_other_nodes_word_on_the_step_tells_whose_numbers_are_gone() -> None:
+    seen, now = progress.Progress(), state()
+    seen.marks("n1", marks(sample(2, 4.0, rank=4)), now, 4.0)
+    seen.marks("n0", marks(bad(3, 5.0)), now, 5.0)
+    assert not any(isinstance(f, records.NotFinite) for f in edges(seen, now, 5.1))
+    seen.marks("n1", marks(sample(3, 5.1, rank=4)), now, 5.2)
+    [fact] = [f for f in edges(seen, now, 5.2) if isinstance(f, records.NotFinite)]
+    assert (fact.ranks, fact.others) == ((0,), (4,))
+
+
+def test_a_node_that_says_nothing_of_the_step_is_not_waited_for_long() -> None:
+    seen, now = progress.Progress(), state()
+    seen.marks("n1", marks(sample(2, 4.0, rank=4)), now, 4.0)
+    seen.marks("n0", marks(bad(3, 5.0)), now, 5.0)
+    [fact] = [f for f in edges(seen, now, 6.1) if isinstance(f, records.NotFinite)]
+    assert (fact.ranks, fact.others) == ((0,), ())
+
+
+def test_a_new_attempt_begins_with_numbers() -> None:
+    seen, now = progress.Progress(), state()
+    seen.marks("n0", marks(bad(3, 5.0)), now, 5.0)
+    now = evolve.evolve(now, records.AttemptPlanned(6.0, "demo", 1, 2, ("n0",)))
+    seen.marks("n0", marks(sample(3, 8.0), generation=2), now, 8.0)
+    assert not any(isinstance(f, records.NotFinite) for f in edges(seen, now, 20.0))

@@ -20,7 +20,10 @@ CONFIDENCE: Final = 0.9
 CONFIDENCE_BY_PHASE: Final = 0.6  # it died while loading and said nothing of the checkpoint
 CONFIDENCE_FOUND: Final = 0.99  # the files were read
 REFUSED_ROWS_MAX: Final = 8
-TORN_KINDS: Final = frozenset({"missing", "size", "unfinished", "truncated", "entry-missing", "entry-short", "empty"})
+# Kinds of problems of a checkpoint of which something is not there; all others are about what is there.
+TORN_KINDS: Final = frozenset(
+    {"missing", "size", "torn", "empty", "gap", "entry-missing", "entry-short", "chunk-gap", "not-latest", "ranks"}
+)
 OTHER_REASONS: Final = frozenset({"other-model", "storage", "device-error", "address-in-use", "nccl-usage"})
 WORDS: Final = {"torn": "checkpoint-torn", "damaged": "checkpoint-damaged"}  # words of job_log and of runbooks
 
@@ -122,8 +125,8 @@ _FULL: Final = ("disk is full", "no space left", "errno 28", "quota exceeded")  
 
 def _damaged(job: states.JobState, finding: states.Finding, policy: policies.Policy) -> Finding:
     k = known.checkpoint(job, finding.device)
-    kinds = {str(p.get("kind")) for p in (k.problems if k else ())}
-    word = WORDS["torn" if kinds and kinds <= TORN_KINDS else "damaged"]
+    first = str(k.problems[0].get("kind")) if k is not None and k.problems else ""
+    word = WORDS["torn" if first in TORN_KINDS else "damaged"]
     cause = cause_of(policy, exit_=word) or next(name for name, rule in policy.rules.items() if rule.match.anything)
     step = f"of step {k.step}" if k is not None else "at " + finding.device
     newest = "newest " if job.checkpoints and job.checkpoints[0].path == finding.device else ""
