@@ -15,6 +15,8 @@ from typing import Final
 
 import msgspec
 
+from outrider_agent.keeper import environment
+
 log = logging.getLogger(__name__)
 
 JOBS_MAX: Final = 256
@@ -22,11 +24,28 @@ JOBS_MAX: Final = 256
 
 @dataclass(frozen=True)
 class Places:
-    """Absolute paths. ``logs``: the job's log directory, an attempt's folder below it; ``checkpoints``: "" for none."""
+    """Absolute paths. ``logs``: the job's log directory, an attempt's folder below it; ``checkpoints``: "" for none.
+
+    ``world``: ranks of the attempt on all nodes; ``log_sizes``: how long the log of each rank of this node was when the
+    attempt began (what stands there is of an earlier one), None where nobody could look.
+    """
 
     generation: int
     logs: str
     checkpoints: str = ""
+    attempt: int = 0
+    world: int = 0
+    cwd: str = ""
+    log_sizes: dict[int, int] | None = None
+
+    def log_of(self, rank: int) -> Path:
+        """Where ``rank`` of this attempt writes."""
+        return Path(attempt_folder(self.logs, self.attempt), environment.log_name(rank))
+
+
+def attempt_folder(logs: str | Path, attempt: int) -> Path:
+    """Where the ranks of one attempt write, below the job's log directory."""
+    return Path(logs, f"attempt-{attempt}")
 
 
 class Book:

@@ -9,6 +9,8 @@ Between carrying out and writing down lies a moment in which an agent may die; t
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -19,11 +21,11 @@ import msgspec
 
 from outrider import clock as clock_module
 from outrider import wire
-from outrider_agent import capture, jobs, keeper_client, keepers, ports, rank_look, spool, tasks
+from outrider_agent import bounded, capture, jobs, keeper_client, keepers, ports, rank_look, spool, tasks
 from outrider_agent import settings as settings_module
 from outrider_agent.keeper import home
 from outrider_agent.keeper import orders as keeper_orders
-from outrider_agent.signals import processes, ranks
+from outrider_agent.signals import job_log, processes, ranks
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ ORDERS_RUNNING_MAX: Final = 64
 END_PATIENCE_S: Final = 30.0  # after SIGKILL; a process that the kernel holds longer (a dead disk) is a finding
 T = TypeVar("T")
 RELEASE_PATIENCE_S: Final = 8.0
+LOG_SIZES_WITHIN_S: Final = 2.0
 RESUME_MARK: Final = "{checkpoint}"
 
 
@@ -128,6 +131,7 @@ class Orders:
         self._answer = answer
         self._ports = ports.Ports()
         self._capture = capture.Capture(clock)
+        self._threads = bounded.Threads()
         self._running = tasks.Tasks()
         self.carried_out = 0
         self.failed = 0
@@ -204,10 +208,11 @@ class Orders:
             )
         logs = self._logs(job, args.log_dir)
         held = await self._keepers.ensure(self._keeper_settings(job, logs, len(args.ranks)))
-        self._book.note(order.job, _places(order, job, logs))
+        runs = held.standing.generation == order.generation  # the order comes again, and ranks write already
+        self._book.note(order.job, await self._places(order, args, logs, runs))
         undo = self._board.expect(order.job, order.generation, list(args.ranks))
         try:
-            done = await held.keeper.start(self._keeper_start(order, args, logs / f"attempt-{args.attempt}"))
+            done = await held.keeper.start(self._keeper_start(order, args, jobs.attempt_folder(logs, args.attempt)))
         except keeper_client.KeeperError:
             undo()
             raise
@@ -296,6 +301,22 @@ class Orders:
         state = self._settings.state
         return Path(job.cwd or state, given or job.log_dir or state / "logs" / job.name).absolute()
 
+    async def _places(self, order: wire.Order, args: Start, logs: Path, runs: bool) -> jobs.Places:
+        job, known = args.spec, self._book.of(order.job)
+        checkpoints = str(Path(job.cwd or ".", job.checkpoint_dir).absolute()) if job.checkpoint_dir else ""
+        places = jobs.Places(
+            order.generation, str(logs), checkpoints, args.attempt, args.world_size, job.cwd or str(Path.cwd())
+        )
+        if runs and known is not None and known.generation == order.generation:
+            return dataclasses.replace(places, log_sizes=known.log_sizes)
+        try:
+            measure = functools.partial(job_log.sizes, places, args.ranks)
+            sizes = await self._threads.ask(f"logs of {order.job}", measure, LOG_SIZES_WITHIN_S)
+        except bounded.CouldNotLook as error:
+            log.warning("the logs of an attempt will not be followed", extra={"job": order.job, "why": error})
+            return places
+        return dataclasses.replace(places, log_sizes=sizes)
+
     def _keeper_settings(self, job: Job, logs: Path, ranks_: int) -> keeper_client.Settings:
         return keeper_client.Settings(
             job=job.name,
@@ -334,11 +355,6 @@ class Orders:
             open_files=job.limits.open_files,
             preload=job.preload,
         )
-
-
-def _places(order: wire.Order, job: Job, logs: Path) -> jobs.Places:
-    checkpoints = str(Path(job.cwd or ".", job.checkpoint_dir).absolute()) if job.checkpoint_dir else ""
-    return jobs.Places(order.generation, str(logs), checkpoints)
 
 
 def _args(order: wire.Order, cls: type[T]) -> T:

@@ -108,7 +108,12 @@ def _ours(order: orders.Start, rank: int, job: str, node: str, home: homes.Home)
 
 def log_file(order: orders.Start, rank: int) -> str:
     """Where ``rank`` writes its standard output and error."""
-    return os.path.join(order.log_dir, f"rank_{rank}.log")
+    return os.path.join(order.log_dir, log_name(rank))
+
+
+def log_name(rank: int) -> str:
+    """The file's name, in the folder of an attempt's logs."""
+    return f"rank_{rank}.log"
 
 
 def error_file(order: orders.Start, rank: int) -> str:
