@@ -24,7 +24,7 @@ from outrider import clock as clock_module
 from outrider import places, version, vocabulary, wire
 from outrider_agent import exporter, jobs, keeper_client, keepers, logs, observe, orders, report, spool, tasks, watch
 from outrider_agent import settings as settings_module
-from outrider_agent.signals import disks, host, ranks
+from outrider_agent.signals import collectives, disks, host, job_log, ranks
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ class Agent:
         self._watch = watch.Watch(
             settings.node, own, runtime, self._spool, self._keepers, self._book, clock, self._wake
         )
+        self._job_logs = job_log.Follower(self._book, self._keepers, self._board, clock, self._wake)
+        self._collectives = collectives.Asker(runtime, self._keepers, self._board, clock)
         self._parts = tasks.Tasks()
         self._leave = asyncio.Event()
         self._marks_told = 0
@@ -96,6 +98,8 @@ class Agent:
             await self._keepers.adopt_all()
             self._parts.start("report", tasks.keep_going("report", self._reporter.run))
             self._parts.start("look", tasks.keep_going("look", self._look))
+            self._parts.start("job logs", tasks.keep_going("job logs", self._job_logs.run))
+            self._parts.start("collectives", tasks.keep_going("collectives", self._collectives.run))
             self._parts.start("processes", tasks.keep_going("processes", self._watch.watch_processes))
             self._parts.start("disks", tasks.keep_going("disks", self._watch.watch_disks))
             log.info(
