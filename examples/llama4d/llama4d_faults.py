@@ -60,7 +60,7 @@ class Faults:
     def after_step(self, step: int) -> None:
         """Stretches a step of `--slow-steps` by what it took, times the factor less one."""
         slow = self._options.slow_steps
-        if slow is not None and slow.first <= step <= slow.last:
+        if slow is not None and slow.first <= step <= slow.last and slow.rank in (None, self._rank):
             time.sleep((slow.factor - 1.0) * (time.monotonic() - self._step_began))
 
     def _take(self, name: str, point: str, step: int) -> bool:

@@ -48,11 +48,12 @@ class Slow:
 
 @dataclasses.dataclass(frozen=True)
 class SlowSteps:
-    """From the first to the last of these, a step takes so many times as long."""
+    """From the first to the last of these, a step takes so many times as long. `rank`: None is every one."""
 
     first: int
     last: int
     factor: float
+    rank: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,8 @@ def _mesh_rules(options: Options, world_size: int) -> list[tuple[bool, str]]:
     ranks = range(layout.world)
     slow = options.slow_rank[0] if options.slow_rank else 0
     raising = (options.raise_at[1] or 0) if options.raise_at else 0
-    sleeping = next((slow.rank for slow in options.slow if slow.rank not in (None, *ranks)), 0)
+    slowed = [slow.rank for slow in (*options.slow, options.slow_steps) if slow is not None]
+    sleeping = next((rank for rank in slowed if rank not in (None, *ranks)), 0)
     started = f"{layout.world} ranks and the launcher started {world_size}"
     return [
         (layout.world == world_size, f"mesh {text} has {started}; start {layout.world} processes or change --mesh"),
@@ -139,7 +141,10 @@ def _mesh_rules(options: Options, world_size: int) -> list[tuple[bool, str]]:
         (not _is(Path.is_dir, options.metrics), f"--metrics {options.metrics} is a directory; name a file in it"),
         (slow in ranks, f"--slow-rank names rank {slow}; mesh {text} has ranks 0 to {layout.world - 1}"),
         (raising in ranks, f"--raise-at names rank {raising}; mesh {text} has ranks 0 to {layout.world - 1}"),
-        (sleeping in ranks, f"--slow names rank {sleeping}; mesh {text} has ranks 0 to {layout.world - 1}"),
+        (
+            sleeping in ranks,
+            f"--slow or --slow-steps names rank {sleeping}; mesh {text} has ranks 0 to {layout.world - 1}",
+        ),
         (
             not options.checkpoint_every or options.checkpoint_dir is not None,
             f"--checkpoint-every {options.checkpoint_every} has nowhere to write; add --checkpoint-dir DIR",
@@ -237,7 +242,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="POINT:SECONDS[:STEP[:RANK]]",
         help=f"sleep where a point begins ({', '.join(POINTS)}); may be given more than once",
     )
-    add("--slow-steps", type=_slow_steps, metavar="FROM:TO:FACTOR", help="these steps take FACTOR times as long")
+    add(
+        "--slow-steps",
+        type=_slow_steps,
+        metavar="FROM:TO:FACTOR[:RANK]",
+        help="these steps take FACTOR times as long, on every rank or on one",
+    )
 
 
 def _at_least(lowest: int) -> Callable[[str], int]:
@@ -302,10 +312,11 @@ def _slow(text: str) -> Slow:
 
 def _slow_steps(text: str) -> SlowSteps:
     try:
-        first, last, factor = text.split(":")
-        found = SlowSteps(_at_least(1)(first), _at_least(1)(last), _seconds(factor))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not FROM:TO:FACTOR, such as 20:40:3") from error
+        first, last, factor, *more = text.split(":")
+        rank = _at_least(0)(*more) if more else None
+        found = SlowSteps(_at_least(1)(first), _at_least(1)(last), _seconds(factor), rank)
+    except (ValueError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FROM:TO:FACTOR[:RANK], such as 20:40:3") from error
     if found.first > found.last or found.factor < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: FROM must not be after TO, and FACTOR is at least 1")
     return found

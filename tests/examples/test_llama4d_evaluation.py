@@ -76,7 +76,9 @@ def test_slow_points_and_slow_steps_take_longer_and_change_no_bit(start: job.Sta
     [
         (["--slow", "lunch:3"], "'lunch:3' is not POINT:SECONDS[:STEP[:RANK]] with one of start"),
         (["--slow", "step:x"], "such as step:3:7:0"),
-        (["--slow", "step:1:2:9"], "--slow names rank 9"),
+        (["--slow", "step:1:2:9"], "--slow or --slow-steps names rank 9"),
+        (["--slow-steps", "1:2:3:9"], "--slow or --slow-steps names rank 9"),
+        (["--slow-steps", "1:2:3:0:0"], "such as 20:40:3"),
         (["--slow-steps", "3:2:2"], "FROM must not be after TO"),
         (["--slow-steps", "3:4:0.5"], "FACTOR is at least 1"),
         (["--slow-steps", "3"], "such as 20:40:3"),
