@@ -42,6 +42,7 @@ from outrider_controller import nodes as nodes_module
 from outrider_controller import progress as progress_module
 from outrider_controller import series as series_module
 from outrider_controller import settings as settings_module
+from outrider_controller import stalls as stalls_module
 from outrider_controller import tokens as tokens_module
 from outrider_controller import turns as turns_module
 from outrider_controller.actions import webhook
@@ -122,6 +123,8 @@ class Controller:
         links = orders.Orders(clock)
         self._launcher = agents.AgentsLauncher(links, clock, self._ledger.id)
         self.nodes = nodes_module.Nodes(self._turns, self._progress, links, self._launcher, clock, settings.heartbeat_s)
+        self._stalls = stalls_module.Stalls(self._turns, self._series, clock, self.nodes, settings.heartbeat_s)
+        self.nodes.told = self._stalls.take
         self.documents = documents_module.Documents(
             self._ledger, self._turns, self._progress, self.nodes, self._series, clock, books
         )
@@ -141,10 +144,13 @@ class Controller:
                 self._progress.know(name, last.generation, last.step)
         for closing in (self._turns.close, self._launcher.close, self._runner.close):
             self._opened.push_async_callback(closing)
+        self._stalls.recovered(self._turns.state)
         self._turns.start()
         resumed = self._runner.resume()
         self._spawn("timers", runner.Timers(self._turns, self.clock, self.nodes.job_step).run)
+        self._spawn("check-history", self._turns.check_history)
         self._spawn("watch-nodes", self.nodes.watch)
+        self._spawn("stalls", self._stalls.run)
         self._spawn("series", self._keep_series)
         self._spawn("warm-spares", self._warm_spares)
         log.info(
@@ -265,6 +271,10 @@ class Controller:
         """Why the controller cannot do its work, empty while it can."""
         return self._turns.ailing
 
+    def damage(self) -> str:
+        """What is wrong with its past, empty where nothing is known to be."""
+        return self._turns.damage
+
     async def submit_job(self, spec: jobs.JobSpec, by: str = "person") -> None:
         """Take a job. Raises ConflictError while one of that name is under way, LedgerError on a full disk.
 
@@ -288,6 +298,7 @@ class Controller:
                 )
             await self.clock.sleep(0.05)
         self._progress.forget(spec.name)
+        self._stalls.forget(spec.name)
         await self._turns.submit((records.JobSubmitted(self.clock.now(), spec.name, jobs.document(spec), by),))
 
     async def ask_job(self, job: str, verb: str, by: str = "person") -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from outrider import clock as clock_module
@@ -28,6 +29,9 @@ OF_THE_NODE: Final = frozenset({"disk-full", "disk-clear"})  # they concern the 
 FINDING_SHOWN_S_MAX: Final = 600.0  # what a node saw longer ago is in the ledger and says nothing about now
 TEXT_CHARS_MAX: Final = 500
 WATCHES_PER_HEARTBEAT: Final = 4
+
+# Who is handed what ranks say of themselves: job, generation, where they stand.
+Told = Callable[[str, int, Sequence[spoken.RankProgress]], None]
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ class Nodes:
         self.heartbeat_s = heartbeat_s
         self._findings: dict[str, deque[spoken.Observation]] = {}  # node -> what it saw of itself
         self.versions: dict[str, str] = {}
+        self.told: Told = lambda job, generation, ranks: None
 
     async def join(self, hello: wire.Hello) -> int:
         """Record that a node is there; the number up to which its spool is in the ledger. Raises LedgerError."""
@@ -111,14 +116,29 @@ class Nodes:
             case wire.OrderResult():
                 self._links.answer(node, message)
             case wire.Heartbeat():
+                self._hand_on(message.ranks)
                 await self._note(self._progress.heartbeat(node, message, self._turns.state, now))
                 for job in sorted({rank.job for rank in message.ranks}):
                     await self._tell_edges(job)
             case wire.Marks():
+                self._hand_on(message.ranks)
                 await self._note(self._progress.marks(node, message, self._turns.state, now))
                 await self._tell_edges(message.job)
             case _:
                 raise FrameError("a second hello on one connection")
+
+    def _hand_on(self, ranks: tuple[spoken.RankProgress, ...]) -> None:
+        """Tell the watch over silence what ranks say of themselves."""
+        by_attempt: dict[tuple[str, int], list[spoken.RankProgress]] = {}
+        for rank in ranks:
+            by_attempt.setdefault((rank.job, rank.generation), []).append(rank)
+        for (job, generation), found in by_attempt.items():
+            self.told(job, generation, found)
+
+    def heard_s(self, node: str) -> float | None:
+        """Seconds since the agent of a node was heard, None while it is not connected."""
+        link = self._links.links.get(node)
+        return None if link is None else self._clock.monotonic() - link.heard
 
     async def watch(self) -> None:
         """Find nodes that have stopped talking, for ever."""

@@ -12,12 +12,13 @@ import contextlib
 import logging
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 SAMPLES_PER_JOB_MAX: Final = 20_000
+DURATIONS_PER_PHASE_MAX: Final = 512
 JOBS_MAX: Final = 256
 BUSY_WAIT_S: Final = 1.0
 
@@ -27,6 +28,9 @@ _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS samples (
   job TEXT NOT NULL, generation INTEGER NOT NULL, step INTEGER NOT NULL, at REAL NOT NULL,
   loss, grad_norm, tokens REAL, step_s REAL, PRIMARY KEY (job, generation, step)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS durations (
+  number INTEGER PRIMARY KEY, job TEXT NOT NULL, phase TEXT NOT NULL, seconds REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS durations_of ON durations (job, phase, number);
 """
 _WINDOW: Final = (
     "SELECT generation, step, at, loss, grad_norm, tokens, step_s FROM samples WHERE job = ? "
@@ -79,6 +83,30 @@ class Series:
         except sqlite3.Error as error:
             self._complain(error)
 
+    def add_durations(self, job: str, found: Iterable[tuple[str, float]]) -> None:
+        """Keep how long phases of a job took, as (phase, seconds); the newest DURATIONS_PER_PHASE_MAX of each stay."""
+        rows = [(job, phase, seconds) for phase, seconds in found]
+        try:
+            if self._db is None or not rows:
+                return
+            with self._db:
+                self._db.executemany("INSERT INTO durations (job, phase, seconds) VALUES (?, ?, ?)", rows)
+                for phase in {phase for _, phase, _ in rows}:
+                    oldest = "SELECT number FROM durations WHERE job = ? AND phase = ? ORDER BY number DESC LIMIT 1"
+                    self._db.execute(
+                        f"DELETE FROM durations WHERE job = ? AND phase = ? AND number <= ({oldest} OFFSET ?)",
+                        (job, phase, job, phase, DURATIONS_PER_PHASE_MAX),
+                    )
+        except sqlite3.Error as error:
+            self._complain(error)
+
+    def durations(self, job: str) -> dict[str, list[float]]:
+        """How long the phases of a job took of late, by phase, oldest first; they outlive attempts and controllers."""
+        found: dict[str, list[float]] = {}
+        for phase, seconds in self._ask("SELECT phase, seconds FROM durations WHERE job = ? ORDER BY number", (job,)):
+            found.setdefault(phase, []).append(seconds)
+        return found
+
     def latest(self, job: str) -> Sample | None:
         """The newest sample of a job."""
         found = self.window(job, 1)
@@ -127,6 +155,7 @@ class Series:
         query = "SELECT job FROM samples GROUP BY job ORDER BY max(at) DESC LIMIT -1 OFFSET ?"
         for (job,) in self._ask(query, (JOBS_MAX - 1,)):
             self._ask("DELETE FROM samples WHERE job = ?", (job,))
+            self._ask("DELETE FROM durations WHERE job = ?", (job,))
             self._counts.pop(job, None)
 
     def _open(self) -> sqlite3.Connection | None:
