@@ -132,7 +132,7 @@ def _checked(path: Path, found: ledger.RawRow, before: str) -> records.Row:
     if not plain and found.sum != ledger.checksum(before, *told):
         raise _BadRowError("has a wrong checksum")
     try:
-        return codec.row(found.kind, found.schema, found.data)
+        return codec.row(found.kind, found.schema, found.data.encode("utf-8", "surrogateescape"))
     except codec.CodecError as error:
         if plain and not isinstance(error, codec.UnknownRowError):
             raise _BadRowError(f"cannot be read ({error})") from error
@@ -170,10 +170,12 @@ def _follows(before: ledger.RawRow, found: ledger.RawRow) -> bool:
 def _observed(path: Path, until: int) -> dict[str, int]:
     """Highest number of each node's observations in the rows up to ``until``."""
     found: dict[str, int] = {}
-    for seq, row in ledger.read(path):
-        if seq > until:
+    for raw in ledger.raw(path):
+        if raw.seq > until:
             break
-        if isinstance(row, records.Observed):
+        if raw.kind == records.Observed.kind:
+            row = codec.row(raw.kind, raw.schema, raw.data)
+            assert isinstance(row, records.Observed)
             found[row.observation.node] = max(row.observation.seq, found.get(row.observation.node, 0))
     return found
 

@@ -19,6 +19,7 @@ Every row carries a checksum over itself and the checksum before it, so that a r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -169,13 +170,11 @@ class Ledger:
             self._db.execute(f"DELETE FROM snapshots WHERE seq NOT IN ({newest})", (SNAPSHOTS_KEPT,))
 
     def snapshots(self) -> Iterator[Snapshot]:
-        """Snapshots, the newest first. One that lies on damaged pages ends the row of them."""
-        try:
+        """Snapshots, the newest first; those that cannot be read are left out."""
+        with contextlib.suppress(sqlite3.Error):
             for (seq,) in self._db.execute("SELECT seq FROM snapshots ORDER BY seq DESC").fetchall():
-                found = self._db.execute("SELECT * FROM snapshots WHERE seq = ?", (seq,)).fetchone()
-                yield Snapshot(*found)
-        except sqlite3.Error:
-            return
+                with contextlib.suppress(sqlite3.Error):
+                    yield Snapshot(*self._db.execute("SELECT * FROM snapshots WHERE seq = ?", (seq,)).fetchone())
 
     def row_sum(self, seq: int) -> str | None:
         """Checksum of row ``seq``, None where there is no such row."""
@@ -237,6 +236,7 @@ def raw(path: Path, after: int = 0) -> Iterator[RawRow]:
     """Rows after number ``after`` as they lie in a file of format 2. Raises UnreadableError where pages are damaged."""
     query = "SELECT seq, epoch, at, job, kind, schema, data, sum FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"
     with _Reader(path) as db:
+        db.text_factory = lambda text: text.decode("utf-8", "surrogateescape")  # damaged text is a wrong checksum
         while True:
             try:
                 page = db.execute(query, (after, ROWS_READ_AT_ONCE)).fetchall()

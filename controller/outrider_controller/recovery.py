@@ -6,6 +6,7 @@ What was cut off the ledger becomes its next row. Nothing is decided here.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ def recover(book: ledger.Ledger, cuts: list[integrity.Cut], now: float) -> Recov
         state = _evolved(book, state, seq, row)
     evolved = seq - start
     if (missing := integrity.missing_end(seq, head, sum(cut.rows for cut in cuts))) is not None:
-        cuts.append(missing)
+        torn = cuts.pop() if cuts and cuts[-1].rows == 0 else None  # one damage, and this is what it cost
+        cuts.append(dataclasses.replace(missing, damage=torn.damage, kept=torn.kept) if torn else missing)
     rows = [records.LedgerCut(now, cut.first, cut.rows, cut.damage, cut.kept) for cut in cuts]
     for cut, row in zip(cuts, rows, strict=True):
         log.error("%s", integrity.said(cut), extra={"file": book.path})

@@ -100,13 +100,16 @@ def _transfer(path: Path, old: sqlite3.Connection, made: Path) -> int:
         new.execute("DELETE FROM meta")
         new.executemany("INSERT INTO meta VALUES (?, ?)", meta)
         last = 0
+        old.text_factory = bytes  # what is no text any more is copied as it is, and judged by its checksum later
         for page in _rows(old, columns):
-            new.executemany(f"INSERT INTO rows ({columns}) VALUES ({', '.join('?' * len(page[0]))})", page)
+            places = ", ".join("CAST(? AS TEXT)" if isinstance(value, bytes) else "?" for value in page[0])
+            new.executemany(f"INSERT INTO rows ({columns}) VALUES ({places})", page)
             last = page[-1][0]
         if last == 0 or (beyond := _beyond(old, columns, last)) is not None:
             raise refusal(path, f"row {last + 1} cannot be read" + (f", row {beyond} can" if last else ""))
         with contextlib.suppress(sqlite3.Error):  # agents then send again what they still have
-            new.executemany("INSERT INTO acked VALUES (?, ?, ?)", old.execute("SELECT * FROM acked").fetchall())
+            acked = old.execute("SELECT node, spool_id, seq FROM acked").fetchall()
+            new.executemany("INSERT INTO acked VALUES (CAST(? AS TEXT), CAST(? AS TEXT), ?)", acked)
         new.commit()
     ledger.Ledger(made).close()  # in the write-ahead mode again
     return int(last)

@@ -76,6 +76,7 @@ class Turns:
         self._stopped: Exception | None = None
         self._epoch = 0
         self.trouble = ""  # why the last write failed, empty once one has succeeded
+        self.damage = ""  # what is wrong with rows that nothing is decided from any more
         self._refused_since: float | None = None  # when the disk first refused, while it does; Unix seconds
         self._trying: asyncio.Task[None] | None = None
         self._snapshot_seq = 0  # row of the newest snapshot, or of the last one that was tried
@@ -90,6 +91,16 @@ class Turns:
         self._epoch, self.seq, self.state = found.epoch, found.seq, found.state
         self._snapshot_seq = found.snapshot_seq
         return found
+
+    async def check_history(self) -> None:
+        """Check the rows that a start from a snapshot has passed over: they decide nothing, but they are the record."""
+        until = self._snapshot_seq
+        if until and (found := await asyncio.to_thread(integrity.history, self._ledger.path, until)):
+            self.damage = (
+                f"the history before row {until} is damaged and reports of it will fail: {found}. What is decided from "
+                "now on is sound; put a copy of the state directory from before the damage back when the job allows it"
+            )
+            log.error("%s", self.damage, extra={"file": self._ledger.path})
 
     @property
     def epoch(self) -> int:

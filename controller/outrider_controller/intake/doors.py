@@ -61,6 +61,10 @@ class House(Protocol):
         """Why the controller cannot do its work, empty while it can."""
         ...
 
+    def damage(self) -> str:
+        """What is wrong with its past, empty where nothing is known to be."""
+        ...
+
     async def submit_job(self, spec: jobs.JobSpec, by: str = "person") -> None:
         """Take a job; raises ConflictError."""
         ...

@@ -50,8 +50,10 @@ _acts: Final = [fastapi.Depends(doors.may_act)]
 @open_router.get("/healthz", response_model=shapes.Health)
 async def healthz(request: fastapi.Request) -> Answer:
     """Whether the controller can record and act."""
-    ailing = doors.house_of(request).ailing()
-    return Answer({"ok": not ailing, "sentence": ailing or "the controller records and acts"}, 503 if ailing else 200)
+    house = doors.house_of(request)
+    ailing, damage = house.ailing(), house.damage()
+    fine = "the controller records and acts" + (f"; {damage}" if damage else "")
+    return Answer({"ok": not ailing, "sentence": ailing or fine}, 503 if ailing else 200)
 
 
 @router.get("/version", response_model=shapes.Version)
