@@ -116,7 +116,7 @@ def _top(picture: looking.Picture, job: str | None) -> None:
 
 
 def _what_to_do(picture: looking.Picture, here: looking.Looking) -> None:
-    if picture.kind:
+    if picture.kind or (picture.status or {}).get("state") not in ("held", "failed"):
         return
     one = reading.open_incident(picture) or next(iter(reading.interruptions(picture)), None)
     book = here.runbook(str(one["runbook"])) if one and one.get("runbook") else None

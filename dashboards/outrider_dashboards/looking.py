@@ -106,8 +106,7 @@ class Looking:
     def _ask(self, view: _View, job: str | None, last_s: float | None) -> Picture:
         before = view.picture
         jobs = tuple(self._timed(view, "jobs", lambda: self._api.get("/v1/jobs")).get("jobs") or ())
-        names = [str(one["job"]) for one in jobs]
-        name = job if job in names else names[-1] if names else None
+        name = _chosen(jobs, job)
         if name is None:
             return Picture(jobs=jobs, taken_at=time.time())
         at = f"/v1/jobs/{_quoted(name)}"
@@ -158,6 +157,16 @@ class Looking:
 
     def _to(self, url: str) -> api_module.Api:
         return api_module.Api(url, self._settings.token, self._settings.ca_file)
+
+
+def _chosen(jobs: tuple[Json, ...], job: str | None) -> str | None:
+    """The job that is meant; else the newest that runs; else the newest."""
+    names = [str(one["job"]) for one in jobs]
+    running = [str(one["job"]) for one in jobs if one.get("state") not in ("completed", "failed")]
+    if job in names:
+        return job
+    found = running or names
+    return found[-1] if found else None
 
 
 def _job(picture: Picture) -> str | None:

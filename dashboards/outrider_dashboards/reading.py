@@ -13,7 +13,6 @@ from outrider_dashboards import looking, words
 
 Json = dict[str, Any]
 PHASES: Final = ("detection", "diagnosis", "restart", "redo", "planned", "held")
-OVER: Final = ("completed", "failed")
 
 
 def state(picture: looking.Picture) -> str:

@@ -71,6 +71,12 @@ def duration(seconds: Any) -> str:
     return f"{whole} s"
 
 
+def age(seconds: float) -> str:
+    """The same in whole seconds: a page that is looked at every two of them knows no better."""
+    whole = max(0, round(seconds))
+    return f"{whole} s" if whole < 60 else duration(float(whole))
+
+
 def number(value: Any, digits: int = 4) -> str:
     """``16,384``, ``425.7``, ``2.31``; a value that is no number is told as it is."""
     if isinstance(value, str):

@@ -40,7 +40,7 @@ def headline(picture: looking.Picture, url: str, where: tzinfo, zone: str) -> st
 
 def _strip(picture: looking.Picture) -> str:
     """Seen wherever one has scrolled to."""
-    age = words.duration(float(max(0, round(time.time() - (picture.taken_at or 0.0)))))
+    age = words.age(time.time() - (picture.taken_at or 0.0))
     return f'<div class="strip" aria-hidden="true">Could not look. This picture is {age} old.</div>'
 
 
@@ -50,7 +50,7 @@ def _sentence(picture: looking.Picture, state: str) -> str:
     if state == "refused":
         return "The controller does not take the token that this page was given."
     if state == "away":
-        return "The controller does not answer. Nobody can say how the job is; its ranks train on without it."
+        return "The controller does not answer, so nobody can say how the job is. Ranks that run go on without it."
     status = picture.status or {}
     said = str(status.get("sentence") or f"{status.get('job')} is {status.get('state')}")
     if state == "held":
@@ -85,7 +85,7 @@ def _unseen(picture: looking.Picture, url: str, state: str, where: tzinfo) -> st
     if picture.status is None or picture.taken_at is None:
         return found + "<p>It has not been seen since this page was served.</p>"
     at = datetime.fromtimestamp(picture.taken_at, UTC)
-    age = words.duration(float(max(0, round(time.time() - picture.taken_at))))
+    age = words.age(time.time() - picture.taken_at)
     state_then = words.safe(picture.status.get("state"))
     return (
         f'{found}<p><b>Everything below is the last picture, {age} old</b> (<span title="{words.utc(at)}">'
@@ -101,7 +101,7 @@ def _since(picture: looking.Picture, where: tzinfo, zone: str) -> str:
         state = words.safe(status.get("state"))
         parts.append(
             f'{state} since <span title="{words.utc(since)}">{words.clock(since, where, datetime.now(UTC))}</span>'
-            f" ({words.duration(age)})"
+            f" ({words.age(age)})"
         )
     if status.get("attempt") is not None:
         parts.append(f"attempt {words.safe(status['attempt'])}")
@@ -112,7 +112,7 @@ def _since(picture: looking.Picture, where: tzinfo, zone: str) -> str:
         parts.append(f'<span class="tag">{len(pretended)} simulated hosts on one machine</span>')
     parts.append(f"times: {words.safe(zone)}")
     if not picture.kind and picture.taken_at is not None and time.time() - picture.taken_at > SAID_LATE_S:
-        parts.append(f"<b>seen {words.duration(time.time() - picture.taken_at)} ago</b>")
+        parts.append(f"<b>seen {words.age(time.time() - picture.taken_at)} ago</b>")
     return " &nbsp;·&nbsp; ".join(parts)
 
 

@@ -141,4 +141,4 @@ def _node(one: Json, stale: bool) -> str:
 def _heard(seconds: Any) -> str:
     if not isinstance(seconds, int | float):
         return "not heard"
-    return "heard just now" if seconds < JUST_NOW_S else f"heard {words.duration(float(round(seconds)))} ago"
+    return "heard just now" if seconds < JUST_NOW_S else f"heard {words.age(seconds)} ago"

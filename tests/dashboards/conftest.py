@@ -1,0 +1,6 @@
+"""Made-up answers of a controller, and a world of real processes."""
+
+from tests.dashboards.answers import answers
+from tests.end_to_end.world import world
+
+__all__ = ["answers", "world"]
