@@ -15,12 +15,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from outrider import records
 from outrider_agent import bounded, capture, evidence, rank_look
 from outrider_agent.keeper import home
 from outrider_agent.signals import control, processes, stacks
+from outrider_analysis.flight_recorder import status
 from tests.agent import world
 
 # One behaviour a rank; each says that it has begun by a file of its name.
@@ -48,7 +50,7 @@ what[rank % 3]()
 Scenario = Callable[[world.Node, world.Controller, dict[int, int]], Awaitable[None]]
 
 
-def play(scenario: Scenario, command: list[str] | None = None, ranks: int = 3, allow: str = "") -> None:
+def play(scenario: Scenario, command: list[str] | None = None, ranks: int = 3, user: str = "") -> None:
     """Run ``scenario`` with ``ranks`` ranks that have begun; it is given their pids."""
 
     async def all_of_it() -> None:
@@ -59,6 +61,10 @@ def play(scenario: Scenario, command: list[str] | None = None, ranks: int = 3, a
             script.write_text(SCRIPT)
             words = command or [sys.executable, str(script), str(begun)]
             spec = {"name": "j", "command": words, "cwd": str(node.state), "ranks_per_node": ranks}
+            if user:
+                node.state.parent.chmod(0o755)
+                node.state.chmod(0o755)
+                spec["user"] = user
             place = {"attempt": 0, "world_size": ranks, "nnodes": 1, "node_rank": 0, "ranks": list(range(ranks))}
             address = {"master_addr": "127.0.0.1", "master_port": 29999, "resume_path": "", "fence": []}
             async with world.Controller(node.state) as controller:
@@ -388,3 +394,85 @@ def test_the_control_socket_of_a_rank_says_what_is_wrong_with_it() -> None:
                 await control.ask(folder / "rude.sock", control.TRACEBACK, 5.0)
 
     _with_folder(scenario)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run ranks as another user")
+def test_an_agent_of_root_looks_at_ranks_of_another_user_and_keeps_the_answers_to_itself() -> None:
+    if (python := _python_of_everyone()) is None:
+        pytest.skip("no interpreter that another user may run together with this checkout")
+
+    async def scenario(node: world.Node, controller: world.Controller, pids: dict[int, int]) -> None:
+        def stack() -> Path:
+            return home.of(node.runtime, "j").stacks(0)
+
+        await world.until(lambda: stack().exists() and stack().read_bytes(), "the rank to be prepared")
+        assert Path(f"/proc/{pids[0]}").stat().st_uid != 0
+        for _ in range(10):
+            one = (await look(controller))[0]
+            if "wait_on_a_pipe" in names(one):
+                break
+        assert names(one)[0] == "wait_on_a_pipe"
+        kept = Path(one.file)
+        assert (kept.stat().st_uid, kept.parent.stat().st_uid) == (0, 0)
+        assert kept.parent.parent.stat().st_uid != 0
+
+    with world.short_directory() as folder:
+        folder.chmod(0o755)
+        (folder / "begun").mkdir(mode=0o777)
+        (folder / "begun").chmod(0o777)
+        (folder / "ranks.py").write_text(SCRIPT)
+        play(scenario, [python, str(folder / "ranks.py"), str(folder / "begun")], ranks=1, user="nobody")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_agent_that_may_not_look_at_a_process_says_so() -> None:
+    if (python := _python_of_everyone()) is None:
+        pytest.skip("no interpreter that another user may run together with this checkout")
+    program = (
+        "import asyncio, json, pathlib, sys\n"
+        "from outrider import clock\nfrom outrider_agent import capture, rank_look\n"
+        "from outrider_agent.signals import processes\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "one = processes.Process('j', 1, 0, int(sys.argv[2]))\n"
+        "target = rank_look.Target(one, folder / '0.sock', folder / '0.stacks')\n"
+        "print(json.dumps(asyncio.run(capture.Capture(clock.RealClock()).look([target], folder, 3.0))))\n"
+    )
+    child = _spawn("import time\nprint('up', flush=True)\ntime.sleep(600)")
+    try:
+        with world.short_directory() as folder:
+            folder.chmod(0o755)
+            (folder / "0.stacks").write_text(f"{child.pid} 7 0x1\n")
+            (folder / "0.stacks").chmod(0o600)
+            (folder / "0.sock").touch(0o600)
+            done = subprocess.run(
+                [python, "-c", program, str(folder), str(child.pid)],
+                user="nobody", capture_output=True, text=True, check=False, env={"PYTHONPATH": _python_path()},
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+        (one,) = json.loads(done.stdout)["ranks"]
+        assert (one["state"], one["answered"], one["frames"], one["file"]) == ("sleeping", "proc", [], "")
+        assert "Permission denied" in one["error"]
+        assert "not kept" in one["error"]
+        assert child.poll() is None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _python_of_everyone() -> str | None:
+    """An interpreter that may run the agent as somebody else."""
+    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        try:
+            words = [python, "-c", "import msgspec, outrider_agent.capture"]
+            environment = {"PYTHONPATH": _python_path()}
+            if subprocess.run(words, user="nobody", capture_output=True, check=False, env=environment).returncode == 0:
+                return python
+        except OSError:
+            continue
+    return None
+
+
+def _python_path() -> str:
+    """Where the packages lie, for an interpreter that was not installed with them."""
+    outer = {records: 1, capture: 1, status: 2, msgspec: 1}  # how far above each its package's folder lies
+    return os.pathsep.join(str(Path(str(module.__file__)).parents[depth]) for module, depth in outer.items())
