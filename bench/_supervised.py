@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from outrider import mesh as meshes
+from outrider_cli import demo_job
 from outrider_controller import ledger, runbook_files
 from outrider_controller.core import records
 
@@ -174,6 +176,17 @@ class Job:
         done = self.wait(lambda: self.started(generation), f"the ranks of generation {generation}")
         return {int(rank): pid for rank, pid in done.result["pids"].items()}
 
+    def training(self) -> int:
+        """Wait until the newest attempt has saved a checkpoint and nothing is to be regained; its generation."""
+
+        def well() -> int | None:
+            saved = self.first(records.CheckpointSaved, generation=self.generation())
+            open_ = {row.incident for row in self.rows(records.IncidentOpened)}
+            open_ -= {row.incident for row in self.rows(records.IncidentClosed)}
+            return self.generation() if saved is not None and not open_ else None
+
+        return self.wait(well, "an attempt that trains")
+
     def kill(self, rank: int, signal_number: signal.Signals = signal.SIGKILL) -> Kill:
         """Kill a rank of the newest attempt and watch until all of its ranks are gone."""
         generation = self.generation()
@@ -203,6 +216,18 @@ def supervised(*arguments: Any, **named: Any) -> Iterator[Job]:
         yield job
     finally:
         job.end()
+
+
+def equal_to_plain_run(metrics: Path) -> bool:
+    """Whether the whole history of a job, faults and all, has the bits of one plain run; says so."""
+    steps = max(line.step for line in demo_job.lines(metrics))
+    plain = demo_job.DemoJob(meshes.parse(MESH), steps, 0, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        reference = demo_job.run_reference(plain, Path(folder), lambda _: None)
+        compared = demo_job.compare(metrics, reference, steps)
+    words = "equal" if compared.equal else f"DIFFERENT: {compared.different} missing: {compared.missing}"
+    print(f"bits of loss and gradient norm over {steps} steps, {compared.lines} lines: {words}", flush=True)
+    return compared.equal
 
 
 def load() -> str:

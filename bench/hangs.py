@@ -17,16 +17,12 @@ import os
 import random
 import signal
 import statistics
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import _supervised as bench
 
-from outrider import mesh as meshes
-from outrider_cli import demo_job
 from outrider_controller.core import records
 
 POINTS: Final = ("step", "start", "checkpoint", "before-load", "evaluation", "first-step", "load")
@@ -67,7 +63,7 @@ def main() -> int:
     with contextlib.contextmanager(bench.supervised)("hangs", checkpoint_every=4, train=train, options=own) as job:
         trials = [_one(job, *cases[number % len(cases)], chance) for number in range(options.hangs)]
         job.stop()
-        equal = _compare(job.metrics)
+        equal = bench.equal_to_plain_run(job.metrics)
     return _summary(trials, equal)
 
 
@@ -83,7 +79,7 @@ def _options() -> argparse.Namespace:
 
 
 def _one(job: bench.Job, kind: str, point: str, chance: random.Random) -> Trial:
-    generation = _training(job)
+    generation = job.training()
     rank = chance.randrange(bench.RANKS)
     time.sleep(chance.uniform(0.0, 2.0))
     if point == ANY:
@@ -115,19 +111,6 @@ def _one(job: bench.Job, kind: str, point: str, chance: random.Random) -> Trial:
     return trial
 
 
-def _training(job: bench.Job) -> int:
-    """Wait until the newest attempt trains and has saved a checkpoint of its own; its generation."""
-
-    def well() -> int | None:
-        newest = job.generation()
-        saved = job.first(records.CheckpointSaved, generation=newest)
-        open_ = {row.incident for row in job.rows(records.IncidentOpened)}
-        open_ -= {row.incident for row in job.rows(records.IncidentClosed)}
-        return newest if saved is not None and not open_ else None
-
-    return job.wait(well, "an attempt that trains")
-
-
 def _tell(trial: Trial, said: records.Diagnosed) -> None:
     suspected = "-" if trial.suspected_s is None else f"{trial.suspected_s:.1f} s"
     verdict = "right" if trial.right else f"WRONG: {said.sentence}"
@@ -137,18 +120,6 @@ def _tell(trial: Trial, said: records.Diagnosed) -> None:
         f"named {list(trial.named)} {trial.cause}: {verdict} ({bench.load()})",
         flush=True,
     )
-
-
-def _compare(metrics: Path) -> bool:
-    """Whether the whole history of the job, hangs and all, has the bits of one plain run."""
-    steps = max(line.step for line in demo_job.lines(metrics))
-    plain = demo_job.DemoJob(meshes.parse(bench.MESH), steps, 0, steps)
-    with tempfile.TemporaryDirectory() as folder:
-        reference = demo_job.run_reference(plain, Path(folder), lambda _: None)
-        compared = demo_job.compare(metrics, reference, steps)
-    words = "equal" if compared.equal else f"DIFFERENT: {compared.different} missing: {compared.missing}"
-    print(f"bits of loss and gradient norm over {steps} steps, {compared.lines} lines: {words}")
-    return compared.equal
 
 
 def _summary(trials: list[Trial], equal: bool) -> int:
