@@ -133,7 +133,7 @@ def _ends(read: Read, start: int, length: int) -> tuple[int, int, int]:
 
 def _end64(read: Read, start: int, tail: int, locator: bytes) -> tuple[int, tuple[int, int, int]]:
     _, disk, place, disks = _LOCATOR.unpack(locator)
-    if disk or disks not in (0, 1) or place != tail - _LOCATOR.size - _END64.size:
+    if disk or disks != 1 or place != tail - _LOCATOR.size - _END64.size:
         raise ArchiveError("its locator is damaged")
     mark, size_of, made, needed, here, there, count_here, count, size, at = _END64.unpack(
         read(start + place, _END64.size)
