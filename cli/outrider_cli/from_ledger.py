@@ -60,22 +60,28 @@ class LedgerDocuments:
 
     def report(self, job: str | None) -> Json:
         """The document of ``outrider report``."""
-        from outrider_controller import accounting
+        from outrider_controller import accounting, throughput
 
-        return accounting.report(self._rows, self._job(job), self._now)
+        name = self._job(job)
+        spec, since = self._state.jobs[name].spec, throughput.first_generation(self._rows, name)
+        done = throughput.of(self._samples(name, throughput.SAMPLES_MAX), since)
+        return accounting.report(self._rows, name, self._now, throughput.devices(spec), done)
 
     def _last_step(self, job: str) -> int | None:
+        latest = self._samples(job, 1)
+        return latest[-1].step if latest else None
+
+    def _samples(self, job: str, most: int) -> list[Any]:
         from outrider_controller import series
 
         path = self._state_dir / "series.db"
         if not path.is_file():
-            return None
+            return []
         store = series.Series(path)
         try:
-            latest = store.latest(job)
+            return list(store.window(job, most))
         finally:
             store.close()
-        return latest.step if latest else None
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -255,7 +255,9 @@ def _interruptions(found: Json) -> str:
     counts = found["interruptions"]
     return (
         f"interruptions: {counts['total']} ({counts['planned']} planned, {counts['unexpected']} unexpected; "
-        f"of these {counts['automatic']} overcome without a person, {counts['manual']} with one)\n"
+        f"of these {counts['automatic']} overcome without a person, {counts['manual']} with one)"
+        + (f"; {counts['watched']} more were only watched, nothing was interrupted" if counts.get("watched") else "")
+        + "\n"
     )
 
 

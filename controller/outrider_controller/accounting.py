@@ -69,7 +69,7 @@ def report(
     elapsed = end - life.submitted_at
     spent = {name: incident_documents.seconds(value) for name, value in timeline.bins(found).items()}
     incidents = incident_documents.incidents(life.rows, job, end)
-    unexpected = [one for one in incidents if not one["planned"]]
+    unexpected = [one for one in incidents if one["interrupted"] and not one["planned"]]
     return {
         "job": job,
         "state": life.state,
@@ -101,11 +101,14 @@ def mttf(unexpected: int, exposure_s: float, confidence: float = CONFIDENCE) -> 
 
 
 def _interruptions(incidents: list[Json]) -> Json:
+    watched = sum(not one["interrupted"] for one in incidents)
+    incidents = [one for one in incidents if one["interrupted"]]
     planned = sum(one["planned"] for one in incidents)
     automatic = sum(one["automatic"] for one in incidents)
     unexpected = len(incidents) - planned
     return {
         "total": len(incidents),
+        "watched": watched,  # beside the total: findings that interrupted nothing
         "planned": planned,
         "unexpected": unexpected,
         "automatic": automatic,  # of the unexpected ones: nobody had to be asked
@@ -150,7 +153,10 @@ def _no_mfu(
 ) -> str | None:
     """Why there is no MFU, in the words that a person can act on; None where there is one."""
     if devices is None:
-        return "no accelerator with a known peak: MFU is a share of a device's peak, and a CPU has none in the table"
+        return (
+            "no accelerator with a known peak: MFU is a share of a device's peak, and a CPU has none in the table; "
+            "peak_tflops in the job's file gives one"
+        )
     if per_token is None:
         return "the job has not said its FLOPs per token (flops_per_token of outrider.attach)"
     if throughput is None:

@@ -13,13 +13,13 @@ import json
 from typing import Any, Final
 
 from outrider import clock as clock_module
-from outrider_controller import accounting, projection, runbook_files, thinning, timeline
+from outrider_controller import accounting, projection, runbook_files, thinning, throughput, timeline
 from outrider_controller import ledger as ledgers
 from outrider_controller import nodes as nodes_module
 from outrider_controller import progress as progress_module
 from outrider_controller import series as series_module
 from outrider_controller import turns as turns_module
-from outrider_controller.core import placement, records
+from outrider_controller.core import jobs, placement, records
 from outrider_controller.core import state as states
 
 ROWS_PER_ANSWER_MAX: Final = 1000
@@ -108,7 +108,7 @@ class Documents:
         """The document of ``outrider report``; raises UnknownError."""
         self.known(name)
         rows, now = await self._rows_of(name), self._clock.now()
-        return await asyncio.to_thread(accounting.report, rows, name, now)
+        return await asyncio.to_thread(_report, rows, self._turns.state.jobs[name].spec, now, self._series)
 
     async def timeline(self, name: str) -> dict[str, Any]:
         """When the job did not progress, and its attempts; raises UnknownError."""
@@ -186,6 +186,7 @@ class Documents:
             step=found.shown_step,
             step_s=found.step_s,
             tokens_per_s=found.tokens_per_s,
+            devices=throughput.devices(state.jobs[name].spec),
             ranks={rank: progress for rank, (_, progress) in found.ranks.items()},
             seen_s=seen,
             findings={node: tuple(seen.kind for seen in self._nodes.findings(node)) for node in state.nodes},
@@ -211,6 +212,14 @@ class Documents:
     def _read_on(self, name: str, after: int, until: int, rows: tuple[records.Row, ...]) -> tuple[records.Row, ...]:
         fresh = (row for seq, row in self._ledger.read(after) if seq <= until)
         return (*rows, *(row for row in fresh if getattr(row, "job", "") in ("", name)))
+
+
+def _report(
+    rows: tuple[records.Row, ...], spec: jobs.JobSpec, now: float, series: series_module.Series
+) -> dict[str, Any]:
+    samples = series.window_aside(spec.name, throughput.SAMPLES_MAX)
+    done = throughput.of(samples, throughput.first_generation(rows, spec.name))
+    return accounting.report(rows, spec.name, now, throughput.devices(spec), done)
 
 
 def _own_nodes(job: states.JobState, state: states.State) -> dict[str, states.NodeState]:

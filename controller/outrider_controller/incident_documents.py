@@ -92,6 +92,8 @@ def document(story: Story, phases: dict[str, float], begins: dict[str, float], n
         "id": opened.incident,
         "job": opened.job,
         "planned": opened.planned,
+        "interrupted": opened.interrupted,
+        "opened_by": opened.opened_by,
         "opened_at": iso(begin),  # when the fault struck: the phases sum to closed_at less this
         "detected_at": iso(opened.at),
         "closed_at": iso(closed.at) if closed else None,
@@ -110,7 +112,7 @@ def document(story: Story, phases: dict[str, float], begins: dict[str, float], n
         "alternatives": [dict(one) for one in alternatives],
         "runbook": (decision.runbook or None) if decision else None,
         "page": any(d.page for d in story.decisions),
-        "from_checkpoint": _checkpoint(story.found),
+        "from_checkpoint": _checkpoint(story),
         "lost_steps": _lost_steps(story),
         "phases": {f"{name}_s": seconds(phases.get(name, 0.0)) for name in timeline.PHASES},
         "policy_hash": decision.policy_hash if decision else None,
@@ -126,7 +128,10 @@ def sentence(story: Story) -> str:
     """What happened, what was done about it and what came of it, in one line."""
     parts = [story.diagnosed.sentence if story.diagnosed else story.opened.text]
     decision = story.decision
+    if not story.opened.interrupted:
+        return parts[0].rstrip(".; ") + f"; {_OUTCOMES['watched']}"
     if decision is not None:
+        parts += _refused(story)
         parts.append(_ACTIONS.get(decision.decision, decision.decision) + _from_where(story))
     elif not story.opened.planned and story.closed is None:
         parts.append("the cause is being looked for")
@@ -158,6 +163,7 @@ _OUTCOMES = {
     "superseded": "another fault came before it was over",
     "held-ended": "a person ended the wait",
     "job-ended": "the job ended",
+    "watched": "nothing was interrupted",
 }
 
 
@@ -201,17 +207,53 @@ def _evidence(row: Json) -> Json:
     return {**row, "at": iso(at) if isinstance(at, int | float) else at}
 
 
-def _checkpoint(found: Json | None) -> Json | None:
-    """The checkpoint that was found; a path of None for the beginning, None altogether while nobody has looked."""
+def _checkpoint(story: Story) -> Json | None:
+    """The checkpoint that was used, else the one that was found; a path of None for the beginning, None altogether
+    while nobody has looked.
+    """
+    found, planned = story.found, story.planned
     if found is None:
         return None
-    path = found.get("path") or None
+    path, step = found.get("path") or None, int(found.get("step") or 0)
+    trust = found.get("trust")
+    if planned is not None and planned.resume_path != (path or ""):
+        path, step, trust = planned.resume_path or None, planned.resume_step, None
     return {
-        "step": int(found.get("step") or 0) if path else 0,
+        "step": step if path else 0,
         "path": path,
-        "trust": found.get("trust") if path else None,
-        "rejected": list(found.get("rejected") or ()),
+        "trust": trust if path else None,
+        "rejected": [{**item, "step": _step_of(found, item)} for item in found.get("rejected") or ()],
     }
+
+
+def _step_of(found: Json, item: Json) -> int | None:
+    """The step of a checkpoint that was turned down, where a verdict or its name says it."""
+    if item.get("step") is not None:
+        return int(item["step"])
+    judged: Json = next((v for v in found.get("judged") or () if v.get("path") == item.get("path")), {})
+    step = judged.get("step")
+    return int(step) if step is not None else None
+
+
+def _refused(story: Story) -> list[str]:
+    """What was turned down on the way to the checkpoint that was used, the newest in full."""
+    found = story.found or {}
+    rejected = list(found.get("rejected") or ())
+    if not rejected:
+        return []
+    first = rejected[0]
+    step = _step_of(found, first)
+    named = f"(step {step})" if step is not None else f"({str(first.get('path', '')).rstrip('/').rsplit('/', 1)[-1]})"
+    more = f" ({len(rejected) - 1} more were refused too)" if len(rejected) > 1 else ""
+    return [f"the newest checkpoint {named} was refused: {plainly(str(first.get('why') or ''))}{more}"]
+
+
+def plainly(why: str) -> str:
+    """``file __3_0.distcp is not what was written`` for ``__3_0.distcp: is not what was written``."""
+    file, colon, text = why.partition(": ")
+    if colon and file and " " not in file:
+        return f"file {file} {text}"
+    return why or "its files are not what they should be"
 
 
 def _lost_steps(story: Story) -> int | None:

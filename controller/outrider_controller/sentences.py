@@ -18,6 +18,7 @@ _WEIGHT = (
     records.JobMoved,
     records.AttemptPlanned,
     records.NodeMarked,
+    records.CheckpointTrusted,
     records.Noted,
 )
 
@@ -44,6 +45,8 @@ def _sentence(row: records.Row) -> str:
             return f"attempt {row.attempt} of job {row.job} is planned on {', '.join(row.placement)} {whence}"
         case records.NodeMarked():
             return f"node {row.node} is {row.mark}: {row.why}"
+        case records.CheckpointTrusted():
+            return f"the checkpoint of step {row.step} of job {row.job} is now {row.trust}: {row.why}"
         case records.Noted():
             return row.text
         case _:
@@ -72,6 +75,16 @@ def _fact(row: records.Row) -> str:
             return f"effect {row.effect} is done" if row.ok else f"effect {row.effect} failed: {row.error}"
         case records.PersonAsked():
             return f"{row.by} asked to {row.verb} {row.job or row.node or ''}"
+        case _:
+            return _trouble(row)
+
+
+def _trouble(row: records.Row) -> str:
+    match row:
+        case records.NotFinite():
+            return f"job {row.job} finished step {row.step} with {' and '.join(row.what)}"
+        case records.RecordingFailed():
+            return f"nothing could be recorded for {max(0.0, row.at - row.since):.1f} s: {row.error}"
         case _:
             return row.kind
 

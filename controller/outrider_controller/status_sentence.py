@@ -6,6 +6,7 @@ In: the job's state and the rest of its status document. Out: one line; what cou
 from __future__ import annotations
 
 from outrider import records as spoken
+from outrider_controller import incident_documents
 from outrider_controller.core import state as states
 
 Json = spoken.Json
@@ -57,7 +58,16 @@ def _restart(job: states.JobState, incident: states.OpenIncident) -> str:
         return "waiting for nodes"
     where = f"step {attempt.resume_step}" if attempt.resume_path else "the beginning"
     begun = "started" if attempt.running_at else "starting"
-    return f"attempt {attempt.attempt} is {begun} on {_where(job)} from {where}"
+    return f"attempt {attempt.attempt} is {begun} on {_where(job)} from {where}{_refused(job)}"
+
+
+def _refused(job: states.JobState) -> str:
+    """What was turned down when the checkpoint was looked for; the newest is named."""
+    if not job.refused:
+        return ""
+    first = job.refused[0]
+    step = f"of step {first.step}" if first.step >= 0 else f"at {first.path}"
+    return f", since the newest checkpoint {step} was refused: {incident_documents.plainly(first.why)}"
 
 
 def _suspected(found: Json) -> str:

@@ -75,15 +75,23 @@ def _fact(row: records.Row) -> str | None:
             return f"the checkpoint of step {row.step} is saved"
         case records.PersonAsked():
             return f"{row.by} asked: {row.verb}"
+        case records.NotFinite():
+            return f"step {row.step} ended with {' and '.join(row.what)}"
+        case records.RecordingFailed():
+            return f"nothing could be recorded for {max(0.0, row.at - row.since):.1f} s: {row.error}"
     return None
 
 
 def _done(row: records.EffectDone) -> str | None:
     if not row.ok:
         return f"{row.effect} failed: {row.error}"
+    if "fingerprint" in row.result or "gone" in row.result:
+        return _verdict(row.result)
     if "path" in row.result:
-        path = row.result.get("path")
-        return f"the newest good checkpoint is of step {row.result.get('step')}: {path}" if path else "no checkpoint"
+        return _found(row.result)
+    if "removed" in row.result:
+        removed = row.result.get("removed") or ()
+        return f"{len(removed)} old checkpoints are removed" if removed else None
     if "stopped" in row.result:
         unreached = row.result.get("unreached") or []
         return "the ranks are stopped" + (f"; {', '.join(unreached)} could not be reached" if unreached else "")
@@ -92,6 +100,25 @@ def _done(row: records.EffectDone) -> str | None:
         cold = f" (cold start: {why})" if why else " (cold start)"
         return "the ranks run" + (" (forked from a warm process)" if row.result["warm"] else cold)
     return None
+
+
+def _verdict(result: Json) -> str | None:
+    """One look at a checkpoint, beside training."""
+    if result.get("gone"):
+        return f"the checkpoint {result.get('path')} is not there any more"
+    step, trust = result.get("step"), result.get("trust")
+    why = "; ".join(f"{p.get('file')} {p.get('text')}" for p in result.get("problems") or ())
+    return f"the checkpoint of step {step} was looked at: {trust}" + (f" ({why})" if why else "")
+
+
+def _found(result: Json) -> str:
+    refused = [
+        f"refused {str(item.get('path')).rsplit('/', 1)[-1]}: {item.get('why')}"
+        for item in result.get("rejected") or ()
+    ]
+    path = result.get("path")
+    best = f"the newest good checkpoint is of step {result.get('step')}: {path}" if path else "no checkpoint to load"
+    return "; ".join([*refused, best])
 
 
 def _conclusion(row: records.Row, effects: dict[str, str]) -> str | None:
@@ -111,6 +138,8 @@ def _conclusion(row: records.Row, effects: dict[str, str]) -> str | None:
             return f"asked for: {effects.get(row.effect, row.name)}"
         case records.NodeMarked():
             return f"{row.node} is marked {row.mark}: {row.why}"
+        case records.CheckpointTrusted():
+            return f"the checkpoint of step {row.step} is now {row.trust}: {row.why}"
         case records.IncidentClosed():
             return f"incident closed: {row.outcome}"
         case records.Noted():

@@ -163,6 +163,8 @@ def _changes(life: Life, end: float) -> list[_Change]:
     found = [_Change(at, sweep.bin(), None)]
     for row in life.rows:
         at = min(max(at, row.at), end)  # a clock that was set back, and what is told after the end
+        if isinstance(row, records.IncidentOpened) and not row.interrupted:
+            continue  # it owns no second: the job goes on
         if isinstance(row, records.IncidentOpened):
             _open(sweep, row, at, found)
         else:

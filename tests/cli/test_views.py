@@ -65,7 +65,7 @@ def test_explain_shows_evidence_alternatives_phases_and_the_timeline(world: Worl
     for part in (
         "node-lost, 90% sure",
         "runbooks/node-lost.md",
-        "step 50, /ckpt/step-50 (complete)",
+        "step 50, /ckpt/step-50 (hashed)",
     ):
         assert part in text
     for part in ("evidence\n", "WHY NOT", "a synchronous job cannot go on", "redo", "timeline"):

@@ -166,7 +166,14 @@ def test_the_report_sums_up() -> None:
     assert set(report["bins"]) == set(vocabulary.BINS)
     assert sum(report["bins"].values()) == pytest.approx(100, abs=1e-3)
     assert report["ettr"] == pytest.approx(report["bins"]["productive"] / 100)
-    assert report["interruptions"] == {"total": 2, "planned": 1, "unexpected": 1, "automatic": 1, "manual": 0}
+    assert report["interruptions"] == {
+        "total": 2,
+        "watched": 0,
+        "planned": 1,
+        "unexpected": 1,
+        "automatic": 1,
+        "manual": 0,
+    }
     assert report["by_cause"] == {"rank-killed": {"count": 1, "lost_s": 14}}
     assert report["by_cause_group"] == {"none": {"count": 1, "lost_s": 14}}
     assert report["mttf"]["hours"] == pytest.approx(100 / 3600)

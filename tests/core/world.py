@@ -44,6 +44,8 @@ class World:
     state: states.State = field(default_factory=states.State)
     rows: list[records.Row] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
+    keep: int = 0  # checkpoint_keep of the job
+    checkpoint_file: str = "__3_0.distcp"  # the file of a checkpoint that damage is done to
     damaged: dict[str, tuple[str, str]] = field(default_factory=dict)  # path -> kind and text of what is wrong with it
     alive: dict[int, str] = field(default_factory=dict)  # rank -> node, of the running attempt
     silent: set[str] = field(default_factory=set)
@@ -77,6 +79,7 @@ class World:
             ranks_per_node=self.ranks_per_node,
             attended=self.attended,
             max_restarts=self.max_restarts,
+            checkpoint_keep=self.keep,
         )
         return self.feed(records.JobSubmitted(self.now, self.name, jobs.document(spec)))
 
@@ -404,7 +407,7 @@ class World:
         if step not in self.checkpoints:
             return {"path": path, "step": step, "gone": True}
         kind, text = self.damaged.get(path, ("", ""))
-        problems = [{"file": "__3_0.distcp", "kind": kind, "text": text}] if kind else []
+        problems = [{"file": self.checkpoint_file, "kind": kind, "text": text}] if kind else []
         print_ = f"{step}:{kind}"
         trust = "rejected" if kind else "hashed"
         return {"path": path, "step": step, "trust": trust, "fingerprint": print_, "tree": print_, "problems": problems}

@@ -186,7 +186,8 @@ def _raised(seen: _Evidence, last: exceptions.PythonError) -> ExitJudgement:
     if stored:
         sign = signatures.signature(stored.kind, stored.name)
         return ExitJudgement(stored.kind, sign, f"{_STORED[stored.kind]}{where}: {stored.text}", stored.name, blamed)
-    known = patterns.first(patterns.PYTHON_ERRORS, blamed.message, blamed.name)
+    rows = (*patterns.PYTHON_ERRORS, *patterns.NO_FAULT_OF_THE_CHECKPOINT)
+    known = patterns.first(rows, blamed.message, blamed.name)
     sign = signatures.signature("python-error", blamed.name, _function(blamed), signatures.normalise(blamed.message))
     return ExitJudgement("python-error", sign, f"raised {blamed.text}{where}", known.name if known else "", blamed)
 
