@@ -6,11 +6,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from outrider_analysis import stalls
 from outrider_controller import runbook_files
 from outrider_controller.core import records
+from tests.core import hanging
 from tests.core.world import World
 
-MOVES = ("train", "kill", "raise", "vanish", "silence", "return", "wait", "hold", "approve", "cordon", "uncordon")
+MOVES = (
+    *("train", "kill", "raise", "vanish", "silence", "return", "wait", "hold", "approve", "cordon", "uncordon"),
+    *("hang", "go-on", "suspect", "resume", "blind"),
+)
 POLICY = runbook_files.load()
 
 
@@ -18,7 +23,9 @@ def move(world: World, verb: str, number: int) -> None:
     """One move where it is possible; impossible ones are passed over."""
     whole = len(world.alive) == world.nodes * world.ranks_per_node
     node = f"n{number % (world.nodes + world.spares)}"
-    if verb == "train" and whole and world.job.state != "held":
+    if verb in ("hang", "go-on", "suspect", "resume", "blind"):
+        stall(world, verb, number)
+    elif verb == "train" and whole and world.job.state != "held" and set(world.hung.values()) <= {"works"}:
         world.train(max(world.step, world.job.attempt.resume_step if world.job.attempt else 0) + 1 + number % 3, 2)
     elif verb == "kill" and whole:
         world.die(number % len(world.alive), signal="SIGKILL")
@@ -38,6 +45,30 @@ def move(world: World, verb: str, number: int) -> None:
         world.ask(verb, node)
 
 
+def stall(world: World, verb: str, number: int) -> None:
+    """A move of a rank that stands still, or of those who look at it; impossible ones are passed over."""
+    attempt = world.job.attempt
+    suspicion = attempt.suspicion if attempt is not None else None
+    if verb == "hang" and number % 4 in world.alive:
+        world.hang(number % 4, hanging.HOW[number % len(hanging.HOW)])
+    elif verb == "go-on" and number % 4 in world.alive:
+        world.go_on(number % 4)
+    elif verb == "blind":
+        world.look_fails = "" if number % 2 else "nobody answered"
+    elif verb == "resume" and suspicion is not None:
+        world.resume()
+    elif verb == "suspect" and attempt is not None and may_be_suspected(world):
+        world.suspect(10.0 + number % 30)
+
+
+def may_be_suspected(world: World) -> bool:
+    """The watch over silence asks for as much before it says anything."""
+    attempt = world.job.attempt
+    if attempt is None or attempt.running_at is None or attempt.stop_wanted or world.job.over:
+        return False
+    return not world.silent & set(attempt.placement) and not (attempt.suspicion and attempt.suspicion.silent)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=30))
 def test_job_is_never_stuck_once_all_nodes_are_back_and_a_person_approves(moves: list[tuple[str, int]]) -> None:
@@ -49,12 +80,31 @@ def test_job_is_never_stuck_once_all_nodes_are_back_and_a_person_approves(moves:
     for index in range(world.nodes + world.spares):
         world.ask("uncordon", f"n{index}")
     world.wait(120)
+    for rank in tuple(world.hung):
+        world.go_on(rank)
+    if world.job.attempt is not None and world.job.attempt.suspicion is not None:
+        world.resume()
     if world.job.state == "held":
         world.ask("approve").wait(120)
     assert len(world.alive) == world.nodes * world.ranks_per_node
     world.train(max(world.step, 1) + 60)
     assert world.job.state == "training"
     assert world.job.incident is None
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=30))
+def test_no_attempt_is_ended_for_a_stall_unless_its_last_two_looks_blame_alike(moves: list[tuple[str, int]]) -> None:
+    world = World(policy=POLICY).submit()
+    for verb, number in moves:
+        move(world, verb, number)
+    for place, row in enumerate(world.rows):
+        if isinstance(row, records.IncidentOpened) and row.opened_by == "stalled":
+            looks = [r for r in world.rows[:place] if isinstance(r, records.Looked) and r.generation == row.generation]
+            assert len(looks) >= 2
+            assert looks[-1].agrees
+            assert looks[-1].verdict == looks[-2].verdict
+            assert looks[-1].verdict in stalls.HUNG
 
 
 @pytest.mark.parametrize("seed", range(5))

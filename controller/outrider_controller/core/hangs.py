@@ -177,7 +177,11 @@ def _stands_still(job: states.JobState, suspicion: states.Suspicion, at: float, 
 def _pause_s(suspicion: states.Suspicion) -> float:
     """Seconds between two looks: half the deadline, and more and more of them while nothing comes of it."""
     more = max(0, suspicion.looks - LOOKS_AT_FULL_PACE_MAX)
-    return min(max(AGAIN_S_MIN, suspicion.look_s / 2) * 2.0 ** min(more, 16), AGAIN_S_MAX)
+    return min(_full_pace_s(suspicion) * 2.0 ** min(more, 16), AGAIN_S_MAX)
+
+
+def _full_pace_s(suspicion: states.Suspicion) -> float:
+    return max(AGAIN_S_MIN, suspicion.look_s / 2)
 
 
 def _next_look(turn: Turn, name: str) -> float:
@@ -185,6 +189,8 @@ def _next_look(turn: Turn, name: str) -> float:
     _, suspicion = _suspected(turn.job(name))
     look = suspicion.look
     due = turn.at + _pause_s(suspicion)
+    if look is not None and look.verdict in stalls.HUNG and not look.agrees:
+        return turn.at + _full_pace_s(suspicion)  # what one look found has to be seen by a second
     act_at = suspicion.since + suspicion.act_s
     if look is not None and look.agrees and suspicion.silent and turn.at < act_at:
         return min(due, act_at)

@@ -27,7 +27,9 @@ def find(case: Case) -> Finding | None:
         return None
     if case.incident.opened_by == "stalled" and suspicion.look is not None:
         look = suspicion.look
-        return _finding(case, suspicion, look.verdict, look.common or look.ranks, look.confidence, look.sentence)
+        # A process that is stopped is so beyond doubt; of ranks elsewhere those that two looks found in one place.
+        ranks = look.ranks if look.verdict == "rank-stopped" else look.common or look.ranks
+        return _finding(case, suspicion, look.verdict, ranks, look.confidence, look.sentence)
     if case.incident.opened_by == "rank-exited":
         return _by_time_out(case, suspicion)
     return None
