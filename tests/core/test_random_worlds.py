@@ -58,7 +58,9 @@ def stall(world: World, verb: str, number: int) -> None:
     elif verb == "resume" and suspicion is not None:
         world.resume()
     elif verb == "suspect" and attempt is not None and may_be_suspected(world):
-        world.suspect(10.0 + number % 30)
+        if not world.hung and number % 4 in world.alive:
+            world.hang(number % 4, ("spins", "sleeps", "works")[number % 3])
+        world.suspect(10.0 + number % 30).wait(float(number % 20))
 
 
 def may_be_suspected(world: World) -> bool:
