@@ -100,7 +100,7 @@ def size(*numbers: int) -> Called:
 
 
 def metadata(tensors: dict[str, Any], stored: list[tuple[str, tuple[int, ...] | None, str, int, int]]) -> bytes:
-    """``.metadata``. ``tensors``: shape and chunks by name, None for an object; ``stored``: name, offset, file, span."""
+    """``.metadata``. ``tensors``: shape and chunks by name, None for an object; ``stored``: whose, and where."""
 
     def of(name: str) -> Name:
         return Name(f"{DCP}.metadata", name)
