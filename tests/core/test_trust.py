@@ -150,6 +150,13 @@ def test_the_same_error_at_another_load_is_the_scripts_and_nobody_is_blamed_for_
     assert [k.distrust for k in world.job.checkpoints] == ["", ""]
 
 
+def test_two_checkpoints_that_are_torn_alike_are_both_left_out() -> None:
+    end = {**NOT_READ, "error_type": "EOFError", "error_message": "Ran out of input"}
+    world = World().submit().train(13, save_every=4).die(3, signal="SIGKILL").die(1, **end).die(2, **end)
+    assert (world.cause, resumed(world)) == ("checkpoint-torn", 4)
+    assert [bool(k.distrust) for k in world.job.checkpoints] == [True, True, False]
+
+
 def test_a_load_error_of_another_model_is_the_scripts_own() -> None:
     end = {**CODE, "error_type": "RuntimeError", "error_message": "Missing key in checkpoint state_dict: head."}
     world = World().submit().train(9, save_every=4).die(3, signal="SIGKILL").die(1, **end)

@@ -145,7 +145,8 @@ def blame(turn: Turn, name: str, found: records.Diagnosed) -> bool:
     loaded = known.checkpoint(job, attempt.resume_path) if attempt is not None else None
     if attempt is None or loaded is None or attempt.proven:
         return False
-    if any(s.signature == found.signature and s.loaded != loaded.path for s in job.spent):
+    elsewhere = any(s.signature == found.signature and s.loaded != loaded.path for s in job.spent)
+    if elsewhere and found.cause not in DAMAGE:  # two checkpoints may well be torn alike
         _forgive(turn, name, found)
         return False
     why = _reason(job, loaded, attempt, found)
