@@ -82,8 +82,9 @@ def status(job: states.JobState, nodes: Mapping[str, states.NodeState], progress
 
 def _suspected(job: states.JobState, now: float) -> Json | None:
     """What is known while nobody can say whether the job hangs; None while nothing is suspected."""
-    found = job.attempt.suspicion if job.attempt is not None and job.incident is None else None
-    if found is None:
+    attempt, incident = job.attempt, job.incident
+    found = attempt.suspicion if attempt is not None else None
+    if found is None or attempt is None or (incident is not None and incident.generation == attempt.generation):
         return None
     return {
         "since_at": iso(found.since),

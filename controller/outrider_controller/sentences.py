@@ -19,6 +19,7 @@ _WEIGHT = (
     records.AttemptPlanned,
     records.NodeMarked,
     records.CheckpointTrusted,
+    records.Looked,
     records.Noted,
 )
 
@@ -45,6 +46,8 @@ def _sentence(row: records.Row) -> str:
             return f"attempt {row.attempt} of job {row.job} is planned on {', '.join(row.placement)} {whence}"
         case records.NodeMarked():
             return f"node {row.node} is {row.mark}: {row.why}"
+        case records.Looked():
+            return f"looked at the ranks of job {row.job}: {row.sentence}"
         case records.CheckpointTrusted():
             return f"the checkpoint of step {row.step} of job {row.job} is now {row.trust}: {row.why}"
         case records.Noted():
@@ -85,6 +88,10 @@ def _trouble(row: records.Row) -> str:
             return f"job {row.job} finished step {row.step} with {' and '.join(row.what)}"
         case records.RecordingFailed():
             return f"nothing could be recorded for {max(0.0, row.at - row.since):.1f} s: {row.error}"
+        case records.Suspected():
+            return f"job {row.job} has shown no sign of progress for {row.at - row.since:.0f} s; looking at all ranks"
+        case records.Resumed():
+            return f"job {row.job} goes on after {row.silent_s:.0f} s without a sign of progress"
         case _:
             return row.kind
 

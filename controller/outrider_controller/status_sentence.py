@@ -36,7 +36,8 @@ def _disturbed(job: states.JobState, found: Json) -> str:
     assert incident is not None
     if job.state == "training":
         target = f", back to {incident.lost_step}" if incident.lost_step is not None else ""
-        return f"{name} trains again after {incident.incident} and re-does lost steps{_at_step(found)}{target}"
+        again = f"{name} trains again after {incident.incident} and re-does lost steps{_at_step(found)}{target}"
+        return f"{again}{_suspected(found)}"
     if incident.planned:
         return f"{name} is being stopped because a person asked to {incident.wanted or 'stop'} it"
     what = incident.diagnosis.sentence if incident.diagnosis else job.why
@@ -76,9 +77,10 @@ def _suspected(found: Json) -> str:
     if not suspected:
         return ""
     stopped = suspected["stopped_ranks"]
-    silent = f"no sign of progress for {suspected['since_s']:.0f} s" if suspected["silent"] else ""
+    usual = f" (usual step {found['step_s']:.2g} s)" if found.get("step_s") is not None else ""
+    silent = f"no sign of progress for {suspected['since_s']:.0f} s{usual}" if suspected["silent"] else ""
     ranks = f"rank {', '.join(map(str, stopped[:NAMES_MAX]))} is stopped" if stopped else ""
-    look = suspected["look"] or ("its ranks are being looked at" if suspected["silent"] else "")
+    look = suspected["look"] or ("looking at all ranks" if suspected["silent"] else "")
     return "".join(f"; {text.rstrip('.')}" for text in (silent, ranks, look) if text)
 
 

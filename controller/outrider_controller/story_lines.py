@@ -43,6 +43,7 @@ def _span(rows: tuple[records.Row, ...], opened: records.IncidentOpened, life: t
     begin = next(index for index, row in enumerate(rows) if row is opened or row == opened)
     while begin > 0 and rows[begin - 1].at == opened.at and not isinstance(rows[begin], records.FACTS):
         begin -= 1
+    begin = _suspected(rows, begin, opened)
     found: list[records.Row] = []
     for row in rows[begin:]:
         if id(row) in mine or isinstance(row, records.NodeJoined | records.NodeSilent | records.NodeMarked):
@@ -50,6 +51,20 @@ def _span(rows: tuple[records.Row, ...], opened: records.IncidentOpened, life: t
         if isinstance(row, records.IncidentClosed) and row.incident == opened.incident:
             break
     return found
+
+
+def _suspected(rows: tuple[records.Row, ...], begin: int, opened: records.IncidentOpened) -> int:
+    """Where the story of a stall begins: with the suspicion, or the stopped rank, that the looks followed from."""
+    if opened.opened_by != "stalled":
+        return begin
+    for index in range(begin - 1, -1, -1):
+        row = rows[index]
+        if row.at < opened.fault_at or (isinstance(row, records.Resumed) and row.job == opened.job):
+            break
+        stopped = isinstance(row, records.Observed) and row.observation.kind == "rank-stopped"
+        if (stopped or isinstance(row, records.Suspected)) and getattr(row, "job", "") == opened.job:
+            begin = index
+    return begin
 
 
 def _text(row: records.Row, effects: dict[str, str]) -> str | None:
@@ -79,6 +94,10 @@ def _fact(row: records.Row) -> str | None:
             return f"step {row.step} ended with {' and '.join(row.what)}"
         case records.RecordingFailed():
             return f"nothing could be recorded for {max(0.0, row.at - row.since):.1f} s: {row.error}"
+        case records.Suspected():
+            return f"no sign of progress for {row.at - row.since:.0f} s in phase {row.phase} ({row.basis})"
+        case records.Resumed():
+            return f"it goes on after {row.silent_s:.0f} s without a sign of progress"
     return None
 
 
@@ -138,6 +157,8 @@ def _conclusion(row: records.Row, effects: dict[str, str]) -> str | None:
             return f"asked for: {effects.get(row.effect, row.name)}"
         case records.NodeMarked():
             return f"{row.node} is marked {row.mark}: {row.why}"
+        case records.Looked():
+            return f"looked at all ranks: {row.sentence}" + (" (as at the look before)" if row.agrees else "")
         case records.CheckpointTrusted():
             return f"the checkpoint of step {row.step} is now {row.trust}: {row.why}"
         case records.IncidentClosed():
