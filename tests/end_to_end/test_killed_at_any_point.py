@@ -1,0 +1,35 @@
+"""Controller and agents end by SIGKILL at any point of an incident: one incident, nothing twice, no second lost."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.end_to_end import killing
+
+QUICK = {"controller": (1, 5, 9, 16), "agent": (2, 6, 11, 17), "both": (3, 12)}
+ALL = {"controller": range(40), "agent": range(100, 140), "both": range(200, 220)}
+VICTIMS = {"controller": ("controller",), "agent": ("agent",), "both": ("controller", "agent")}
+
+
+@pytest.fixture(scope="module")
+def current() -> Iterator[Callable[[], killing.Cluster]]:
+    yield from killing.clusters()
+
+
+def cases() -> list[object]:
+    quick = [pytest.param(whom, seed, id=f"{whom}-{seed}") for whom, seeds in QUICK.items() for seed in seeds]
+    slow = [
+        pytest.param(whom, seed, id=f"{whom}-{seed}", marks=pytest.mark.slow)
+        for whom, seeds in ALL.items()
+        for seed in seeds
+        if seed not in QUICK[whom]
+    ]
+    return [*quick, *slow]
+
+
+@pytest.mark.parametrize(("whom", "seed"), cases())
+def test_a_kill_at_any_point_of_an_incident_changes_nothing_of_its_end(
+    current: Callable[[], killing.Cluster], whom: str, seed: int
+) -> None:
+    job = killing.play(current(), seed, VICTIMS[whom])
+    job.assert_done_once("rank-killed")
