@@ -28,7 +28,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint import metadata as shapes
 
-from outrider_controller import verification
+from outrider_controller import verifier
 
 ENTRY_BYTES: Final = 4096
 ROW: Final = 64  # elements of a chunk
@@ -105,7 +105,7 @@ def payload_part(folder: Path, megabytes: int) -> bool:
         began = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         rates[word] = data.stat().st_size / (time.perf_counter() - began) / 1e6
-    verdict = asyncio.run(verification.verify(verification.Request(str(checkpoint), urgent=True)))
+    verdict = asyncio.run(verifier.verify(verifier.Request(str(checkpoint), urgent=True)))
     speed = verdict["bytes"] / verdict["seconds"] / 1e6
     say(f"payload: {megabytes} MB in one file, hash and checksums", f"{speed:.0f} MB/s, {verdict['trust']}")
     for word, value in rates.items():

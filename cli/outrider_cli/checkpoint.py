@@ -62,7 +62,7 @@ def add_to(commands: Any) -> None:
 def list_checkpoints(options: argparse.Namespace) -> int:
     """Judge a directory of checkpoints."""
     with errors.extra("controller"):
-        from outrider_controller import checkpoints, verification
+        from outrider_controller import checkpoints, verifier
     directory = Path(options.directory).absolute()
     if not directory.is_dir():
         raise errors.CommandError(f"{options.directory}: is not a directory; give the job's checkpoint_dir")
@@ -70,7 +70,7 @@ def list_checkpoints(options: argparse.Namespace) -> int:
     looking = checkpoints.listing(directory, options.layout, quick=options.quick, progress=_shown_on(line))
     try:
         document = asyncio.run(looking)
-    except (checkpoints.CheckpointError, verification.CouldNotLookError) as error:
+    except (checkpoints.CheckpointError, verifier.CouldNotLookError) as error:
         raise errors.CommandError(str(error)) from error
     finally:
         line.clear()
@@ -86,7 +86,7 @@ def list_checkpoints(options: argparse.Namespace) -> int:
 def verify_checkpoint(options: argparse.Namespace) -> int:
     """Judge one checkpoint."""
     with errors.extra("controller"):
-        from outrider_controller import checkpoints, verification
+        from outrider_controller import checkpoints, verifier
     path = Path(options.path).absolute()
     if not path.is_symlink() and not path.is_dir():
         raise errors.CommandError(f"{options.path}: is no checkpoint's folder; outrider checkpoint list DIR names them")
@@ -96,7 +96,7 @@ def verify_checkpoint(options: argparse.Namespace) -> int:
         seen = checkpoints.surroundings(path, options.layout)
         looking = checkpoints.verified(seen, str(path), urgent=True, progress=lambda count: tell(str(path), count))
         found = asyncio.run(looking)
-    except (checkpoints.CheckpointError, verification.CouldNotLookError) as error:
+    except (checkpoints.CheckpointError, verifier.CouldNotLookError) as error:
         raise errors.CommandError(str(error)) from error
     finally:
         line.clear()

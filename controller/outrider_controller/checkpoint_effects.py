@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from outrider_controller import bounded, checkpoints, finding, retention, verification
+from outrider_controller import bounded, checkpoints, finding, retention, verifier
 from outrider_controller.core import jobs, records
 
 FENCE: Final = ".outrider-fence"
@@ -70,7 +70,7 @@ class CheckpointEffects:
                 )
                 step, tree = effect.args.get("step"), str(effect.args.get("tree") or "")
                 found = await checkpoints.verified(seen, str(path), VERIFY_S_MAX, step=step, tree=tree)
-            except (verification.CouldNotLookError, TimeoutError) as error:
+            except (verifier.CouldNotLookError, TimeoutError) as error:
                 raise checkpoints.CheckpointError(str(error) or f"{path}: its directory does not answer") from error
         return {**found, "path": str(effect.args["path"]), "step": step if found["step"] is None else found["step"]}
 

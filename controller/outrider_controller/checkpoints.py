@@ -1,7 +1,7 @@
 """What checkpoints lie in a directory, how far each is trusted, and which one a restart may load.
 
 In: a directory that a job writes, possibly full of half-written, damaged or hostile files. Out: a ``Survey`` of its
-candidates, newest first, from their names and manifests alone; and from the verifier (``verification``) a verdict for
+candidates, newest first, from their names and manifests alone; and from the verifier (``verifier``) a verdict for
 each that is asked for. A bad candidate is ``rejected`` with its reason and harms nobody; a directory that cannot be
 read is an error, because "could not look" is not "there is none".
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from outrider_analysis.checkpoints import Problem
-from outrider_controller import manifests, verification
+from outrider_controller import manifests, verifier
 from outrider_controller.verification import files, megatron
 
 ENTRIES_MAX: Final = 100_000  # of one directory
@@ -55,7 +55,7 @@ class Survey:
     latest: int | None = None  # of Megatron's tracker
     tracker: Problem | None = None  # why the tracker cannot be believed
 
-    def request(self, path: str, **changes: Any) -> verification.Request:
+    def request(self, path: str, **changes: Any) -> verifier.Request:
         """What the verifier has to know about the one at ``path``."""
         others = [c for c in self.candidates if c.path != path and c.manifest is not None]
         own = [c.manifest.step for c in others if c.manifest is not None and c.manifest.run == self.run]
@@ -67,7 +67,7 @@ class Survey:
             "latest": self.latest,
             **changes,
         }
-        return verification.Request(path, **given)
+        return verifier.Request(path, **given)
 
 
 def survey(directory: Path, layout: str = "dcp", run: str = "") -> Survey:
@@ -99,26 +99,26 @@ def surroundings(path: Path, layout: str) -> Survey:
 
 
 async def verified(seen: Survey, path: str, within_s: float | None = None, **changes: Any) -> Verdict:
-    """The verdict on one of the candidates. Raises verification.CouldNotLookError."""
+    """The verdict on one of the candidates. Raises verifier.CouldNotLookError."""
     progress = changes.pop("progress", None)
     if seen.tracker is not None:
         against = seen.tracker
         problem = {"file": against.file, "kind": against.kind, "text": against.text}
-        found = await verification.verify(seen.request(path, **{**changes, "quick": True}), within_s)
+        found = await verifier.verify(seen.request(path, **{**changes, "quick": True}), within_s)
         return found if found["trust"] == "rejected" else {**found, "trust": "rejected", "problems": [problem]}
-    return await verification.verify(seen.request(path, **changes), within_s, progress)
+    return await verifier.verify(seen.request(path, **changes), within_s, progress)
 
 
 async def listing(
     directory: Path, layout: str = "dcp", *, quick: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """The document of ``outrider checkpoint list``. Raises CheckpointError, verification.CouldNotLookError."""
+    """The document of ``outrider checkpoint list``. Raises CheckpointError, verifier.CouldNotLookError."""
     seen = survey(directory, layout)
     found = []
     for candidate in seen.candidates:
         tell = None if progress is None else _for(progress, candidate.path)
         found.append(await verified(seen, candidate.path, quick=quick, urgent=True, progress=tell))
-    best = next((v["path"] for v in found if v["trust"] in verification.TRUSTED and v["step"] is not None), None)
+    best = next((v["path"] for v in found if v["trust"] in verifier.TRUSTED and v["step"] is not None), None)
     return {"checkpoints": [{key: v[key] for key in LISTED} for v in found if not v["gone"]], "resume_from": best}
 
 

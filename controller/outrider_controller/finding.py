@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from outrider import vocabulary
-from outrider_controller import bounded, checkpoints, verification
+from outrider_controller import bounded, checkpoints, verifier
 
 LOOK_S_MAX: Final = 60.0  # names, manifests and fingerprints of a whole directory
 QUICK_S_MAX: Final = 60.0  # completeness of one checkpoint, once the time for more is over
@@ -76,7 +76,7 @@ class _Search:
     async def _trusted(self, candidate: checkpoints.Candidate, late: list[checkpoints.Candidate]) -> str | None:
         """Its trust, from an earlier verdict or a look at it now; None where it is none or the time is over."""
         known = self._wanted.known.get(candidate.path, {})
-        if candidate.path in self._untouched and known.get("trust") in verification.TRUSTED:
+        if candidate.path in self._untouched and known.get("trust") in verifier.TRUSTED:
             return str(known["trust"])
         if candidate.path in self._untouched and known.get("trust") == vocabulary.REJECTED:
             reason = str(known.get("why") or "was found damaged when it was verified, and has not changed since")
@@ -89,13 +89,13 @@ class _Search:
                 candidate.path, f"was not verified: the {self._wanted.within_s:g} s of limits.verify_s were over"
             )
             return None
-        tree = str(known.get("tree") or "") if known.get("trust") in verification.TRUSTED else ""
+        tree = str(known.get("tree") or "") if known.get("trust") in verifier.TRUSTED else ""
         try:
             verdict = await checkpoints.verified(self._seen, candidate.path, left_s, urgent=True, tree=tree)
-        except verification.OutOfTimeError:
+        except verifier.OutOfTimeError:
             self._late(candidate, late)
             return None
-        except verification.CouldNotLookError as error:
+        except verifier.CouldNotLookError as error:
             self._pass(candidate.path, f"could not be looked at: {error}")
             return None
         return self._judge(verdict)
@@ -103,7 +103,7 @@ class _Search:
     async def _complete(self, candidate: checkpoints.Candidate) -> str | None:
         try:
             verdict = await checkpoints.verified(self._seen, candidate.path, QUICK_S_MAX, urgent=True, quick=True)
-        except verification.CouldNotLookError:
+        except verifier.CouldNotLookError:
             return None
         return self._judge(verdict)
 
@@ -111,7 +111,7 @@ class _Search:
         if verdict["gone"] or verdict["step"] is None:
             return None
         self._judged.append(verdict)
-        if verdict["trust"] in verification.TRUSTED:
+        if verdict["trust"] in verifier.TRUSTED:
             return str(verdict["trust"])
         self._rejected.append({"path": verdict["path"], "why": why(verdict)})
         return None

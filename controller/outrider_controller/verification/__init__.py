@@ -1,11 +1,4 @@
-"""Verifies one checkpoint in a process of its own: whatever lies in it, the worst outcome is a verdict against it.
+"""What happens in the process that verifies one checkpoint; ``outrider_controller.verifier`` starts it.
 
-In: a ``Request``. Out: a verdict as plain JSON (``core.records.EffectRequested``, verify-checkpoint), or
-CouldNotLookError where the file system or the machine kept us from looking, which says nothing about the checkpoint.
+Nothing is imported here: the process has to be quick to start, and this is on its way.
 """
-
-from outrider_controller.verification.process import CouldNotLookError as CouldNotLookError
-from outrider_controller.verification.process import OutOfTimeError as OutOfTimeError
-from outrider_controller.verification.process import verify as verify
-from outrider_controller.verification.request import TRUSTED as TRUSTED
-from outrider_controller.verification.request import Request as Request

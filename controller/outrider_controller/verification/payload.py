@@ -10,7 +10,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -55,15 +54,30 @@ def read(folder: Path, found: Mapping[str, files.File], spans: Mapping[str, Sequ
             for kind, text in troubles:
                 result.problems.add(file.name, kind, text)
 
-    with futures.ThreadPoolExecutor(min(THREADS_MAX, os.cpu_count() or 1)) as pool:
-        waiting = [pool.submit(one, file) for file in sorted(found.values(), key=lambda f: -f.size)]
-        try:
-            for each in waiting:
-                each.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    _each(one, sorted(found.values(), key=lambda file: file.size))
     return result
+
+
+def _each(work: Callable[[files.File], None], waiting: list[files.File]) -> None:
+    """Do all of it, the last first, a few at a time; raises what one of them raises, and begins no more then."""
+    failed: list[BaseException] = []
+
+    def thread() -> None:
+        while waiting and not failed:
+            try:
+                work(waiting.pop())
+            except IndexError:  # another thread took the last one
+                return
+            except BaseException as error:  # noqa: BLE001 - raised again below, where somebody waits for it
+                failed.append(error)
+
+    threads = [threading.Thread(target=thread) for _ in range(min(THREADS_MAX, os.cpu_count() or 1))]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    if failed:
+        raise failed[0]
 
 
 class _Reader:

@@ -1,8 +1,9 @@
-"""The parent's side: starts the verifying process, keeps its time, and says what its end means.
+"""Verifies one checkpoint in a process of its own: starts it, keeps its time, and says what its end means.
 
-A verdict comes from the child, or from the way it died while it read the metadata, where a stranger's pickle is the
-only thing at work: too much processor time, a crash. Everything else (the time we had, a signal, an unreadable disk)
-says nothing about the checkpoint, and is an error.
+In: a ``Request``. Out: a verdict as plain JSON (``core.records.EffectRequested``, verify-checkpoint). It comes from the
+process, or from the way it died while it read the metadata, where a stranger's pickle is the only thing at work: too
+much processor time, a crash. Everything else (the time we had, a signal, an unreadable disk) says nothing about the
+checkpoint, and is an error.
 
     CouldNotLookError    the file system or the machine kept us from looking; the message says what to do
         OutOfTimeError   it was not finished within the time that was given
@@ -22,7 +23,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from outrider_analysis.checkpoints import Problem, metadata, problems
-from outrider_controller.verification.request import Request, Verdict, verdict
+from outrider_controller.verification.request import TRUSTED, Request, Verdict, verdict
+
+__all__ = ["TRUSTED", "CouldNotLookError", "OutOfTimeError", "Request", "verify"]
 
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 REAP_S_MAX: Final = 5.0  # a process in an uninterruptible read of a dead mount does not end when it is killed
