@@ -146,6 +146,9 @@ def test_what_is_no_file_is_not_opened_and_nobody_waits_for_it(tmp_path: pathlib
 # --- what it comes to -----------------------------------------------------------------------------------------------
 
 
+PIDS = {rank: 100 + rank for rank in range(4)}
+
+
 def board_of(*numbers: int) -> ranks.Board:
     made = ranks.Board()
     made.expect("j", 1, list(numbers))
@@ -156,7 +159,7 @@ def hear(board: ranks.Board, rank: int, text: str, at: float, tokens: float | No
     for line in text.splitlines():
         found = progress.read_line(line)
         assert found is not None, line
-        board.take_line(ranks.Line("j", 1, rank, 100 + rank, at), found, tokens)
+        board.take_line(ranks.Line("j", 1, rank, PIDS, at), found, tokens)
 
 
 def stands(board: ranks.Board) -> dict[int, tuple[int | None, str, float]]:
@@ -170,16 +173,16 @@ def test_the_last_rank_tells_the_steps_and_the_first_the_checkpoints() -> None:
     assert [one.attached for one in made.flush()] == [False], "nothing tells yet that steps will be told"
     hear(made, 0, "  successfully loaded checkpoint from /c [ t 1/2, p 1/2 ] at iteration 4", 2.0)
     hear(made, 3, lines(5), 3.0, tokens=8.0)
-    assert stands(made) == {0: (5, "step", 3.0), 3: (5, "step", 3.0)}
+    assert stands(made) == dict.fromkeys(range(4), (5, "step", 3.0))
     hear(made, 0, "saving checkpoint at iteration       5 to /c in torch_dist format", 4.0)
-    assert stands(made) == {0: (5, "checkpoint", 4.0), 3: (5, "step", 3.0)}
+    assert stands(made) == dict.fromkeys(range(3), (5, "checkpoint", 4.0)) | {3: (5, "step", 3.0)}
     hear(made, 0, "  successfully saved checkpoint from iteration       5 to /c [ t 1/2, p 1/2 ]", 6.5)
     (told,) = made.flush()
     assert told.attached
     assert told.checkpoints == (records.CheckpointMark("/c/iter_0000005", 5, 6.5, 0, 2.5),)
     assert told.steps == (records.StepSample(5, 3.0, 3, 8.0, 2.5, 1.5),)
     assert stands(made)[0] == (5, "step", 6.5)
-    assert {(one.source, one.local_rank, one.pid) for one in told.ranks} == {("log", 0, 100), ("log", 3, 103)}
+    assert [(one.source, one.local_rank, one.pid) for one in told.ranks] == [("log", n, 100 + n) for n in range(4)]
 
 
 def test_of_many_ranks_that_print_the_same_one_speaks_and_one_more_for_the_loss() -> None:
@@ -205,15 +208,15 @@ def test_marks_go_before_lines_from_the_first_one_on() -> None:
 
 def test_a_counter_moves_a_rank_that_tells_nothing_else_and_none_that_does() -> None:
     made = board_of(0, 1)
-    hear(made, 1, lines(5), 1.0)
+    hear(made, 1, "Evaluating on 320 samples", 1.0)
     for at, count in ((2.0, 7), (3.0, 7), (4.0, 9)):
         made.take_collectives("j", 1, 0, 100, count, at)
         made.take_collectives("j", 1, 1, 101, count, at)
         if at == 3.0:
             assert stands(made)[0] == (None, "start", 2.0)
     told = {one.rank: (one.source, one.collectives, one.phase, one.at) for one in made.progress()}
-    assert told == {0: ("collectives", 9, "step", 4.0), 1: ("log", 9, "step", 1.0)}
-    assert [one.attached for one in made.flush()] == [True]
+    assert told == {0: ("collectives", 9, "step", 4.0), 1: ("log", 9, "evaluation", 1.0)}
+    assert [one.attached for one in made.flush()] == [False]
     made.take_collectives("j", 2, 0, 100, 50, 5.0)
     assert made.progress()[0].collectives == 9, "of another attempt"
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 ASK_S: Final = 5.0
 QUIET_S: Final = 5.0
 ANSWER_WITHIN_S: Final = 2.0
-COST_SHARE_MAX: Final = 0.02
+COST_SHARE_MAX: Final = 0.05
 
 
 class Asker:

@@ -172,7 +172,7 @@ class Follower:
             self.skipped += chunk.skipped
             # Written between the two looks, whatever the clock of the file system says.
             at = max(before, min(chunk.written_at, job.looked_at)) if before else job.looked_at
-            await self._count(job, places, ranks.Line(name, job.generation, rank, pids.get(rank, 0), at), chunk.found)
+            await self._count(job, places, ranks.Line(name, job.generation, rank, pids, at), chunk.found)
         if chunks:
             self._wake()
 

@@ -20,7 +20,7 @@ import math
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -89,12 +89,15 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class Line:
-    """Whose log a line stands in, and when it was written (Unix seconds, as well as that is known)."""
+    """Whose log a line stands in, and when it was written (Unix seconds, as well as that is known).
+
+    ``pids``: processes of the attempt's ranks on this node, as far as they live.
+    """
 
     job: str
     generation: int
     rank: int
-    pid: int
+    pids: Mapping[int, int]
     at: float
 
 
@@ -174,14 +177,17 @@ class Board:
         """Count what one line of a rank's log says; whether there is something new to flush.
 
         A rank whose own log has no steps (in Megatron-LM the last one alone tells them) stands where its job does: what
-        any rank of the node prints moves it too.
+        any rank of the node prints moves it too, because no rank of such a job is a step ahead of another.
         """
         attempt = self._attempts.get(line.job)
         if attempt is None or not self.wants_lines(line.job, line.generation) or line.rank not in attempt.expected:
             return False
         if isinstance(found, progress.Sequence):
             return False
-        rank = attempt.ranks.setdefault(line.rank, Rank(_place(attempt, line.rank), line.pid, line.at))
+        heard = attempt.expected if isinstance(found, progress.Step) else {line.rank}
+        for number in sorted(heard - attempt.ranks.keys()):
+            attempt.ranks[number] = Rank(_place(attempt, number), line.pids.get(number, 0), line.at, source="log")
+        rank = attempt.ranks[line.rank]
         rank.tells_steps = rank.tells_steps or isinstance(found, progress.Step)
         if isinstance(found, progress.Saved):
             self._checkpoint(attempt, records.CheckpointMark(found.path, found.step, line.at, line.rank), rank)
