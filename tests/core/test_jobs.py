@@ -39,6 +39,9 @@ def test_job_document_reads_back_to_an_equal_job() -> None:
         ({"master_port": 70000}, "master_port: 70000 is not a port"),
         ({"limits": {"grace_s": 0}}, "limits.grace_s: 0.0 must be above 0"),
         ({"limits": {"grace_s": float("nan")}}, "limits.grace_s: nan is not a number of seconds"),
+        ({"checkpoint_keep": -1}, "checkpoint_keep: -1 must not be below 0"),
+        ({"peak_tflops": -1.0}, "peak_tflops: -1.0 must not be below 0"),
+        ({"peak_tflops": float("inf")}, "peak_tflops: inf is not a finite number"),
         ({"limits": {"memory_bytes": -1}}, "limits.memory_bytes: -1 must not be below 0"),
     ],
 )
