@@ -90,6 +90,11 @@ def _fact(row: records.Row) -> str | None:
             return f"the checkpoint of step {row.step} is saved"
         case records.PersonAsked():
             return f"{row.by} asked: {row.verb}"
+    return _trouble(row)
+
+
+def _trouble(row: records.Row) -> str | None:
+    match row:
         case records.NotFinite():
             return f"step {row.step} ended with {' and '.join(row.what)}"
         case records.RecordingFailed():

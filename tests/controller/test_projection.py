@@ -268,6 +268,21 @@ def test_a_job_before_anything_was_heard_has_a_status() -> None:
     assert (found["nodes"], found["ranks"], found["attempt"]) == ([], [], None)
 
 
+def test_the_story_of_a_stall_begins_with_the_silence_and_its_seconds_are_all_accounted_for() -> None:
+    world = World().submit().train(7, save_every=4).hang(2, "spins").suspect(10).wait(15).train(9)
+    [incident] = world.of(records.IncidentOpened)
+    found = projection.explain(world.rows, incident.incident)
+    told = [line["text"] for line in found["timeline"]]
+    assert told[0].startswith("no sign of progress for 10 s in phase step (")
+    looks = [text for text in told if text.startswith("looked at all ranks: rank 2 spins in data.py:12 in shuffle")]
+    assert [text.endswith("(as at the look before)") for text in looks[:2]] == [False, True]
+    assert (found["cause"], found["suspects"]["ranks"]) == ("rank-hung", [2])
+    assert found["phases"]["detection_s"] == pytest.approx(incident.at - incident.fault_at)
+    assert sum(found["phases"].values()) == pytest.approx(found["length_s"], abs=1e-3)
+    report = accounting.report(world.rows, "job", world.now)
+    assert sum(report["bins"].values()) == pytest.approx(report["elapsed_s"], abs=1e-3)
+
+
 def test_documents_of_whatever_the_core_writes_are_plain_json() -> None:
     world = World().submit().train(5, save_every=2).vanish("n1").wait(20).train(8).ask("hold").ask("approve").train(12)
     json.dumps(accounting.report(world.rows, "job", world.now), allow_nan=False)
@@ -287,7 +302,8 @@ def test_a_suspected_job_says_for_how_long_it_is_silent_and_what_was_seen_of_it(
     found = projection.status(job, world.state.nodes, seen(world), world.now)
     assert found["suspected"]["since_s"] == pytest.approx(12.0)
     assert found["suspected"]["basis"] == "6 times 2 s"
-    assert "no sign of progress for 12 s; its ranks are being looked at" in found["sentence"]
+    assert "no sign of progress for 12 s" in found["sentence"]
+    assert found["sentence"].endswith("; looking at all ranks")
     stopped = dataclasses.replace(suspicion, silent=False, stopped=(3,))
     job = dataclasses.replace(job, attempt=dataclasses.replace(attempt, suspicion=stopped))
     found = projection.status(job, world.state.nodes, seen(world), world.now)
