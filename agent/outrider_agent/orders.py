@@ -262,6 +262,8 @@ class Orders:
     async def _look(self, order: wire.Order, args: Capture) -> dict[str, Any]:
         """What the ranks of the job are doing. Waits for no keeper: one that is busy tells nothing of its ranks."""
         held = next((one for one in self._keepers.all() if one.job == order.job), None)
+        if held is None and any(state.job == order.job for state in self._keepers.states()):
+            raise OrderError(f"the keeper of job {order.job} has not answered the agent of this node yet; ask again")
         if held is None or not held.standing.living:
             raise OrderError(f"no rank of job {order.job} runs on {self._settings.node}")
         now = held.standing

@@ -25,7 +25,11 @@ from outrider_agent.signals import control, processes, stacks
 from outrider_analysis.flight_recorder import status
 
 APART_S: Final = 1.0  # between the two looks
-ASK_S: Final = 1.0  # for each question; answers took 7 ms at most, of a spinning rank on a quiet machine
+ASK_S: Final = 1.5  # for each question; answers took 7 ms at most, of a spinning rank on a quiet machine
+# Of the time for a whole look, where it is short.
+APART_SHARE: Final = 0.2
+ASK_SHARE: Final = 0.3
+SIGNAL_SLACK_S: Final = 0.5
 # A traceback that the control socket owes us holds a thread of the rank until the interpreter lock is let go.
 OWED_MAX: Final = 2
 ERROR_CHARS_MAX: Final = 500
@@ -65,6 +69,7 @@ class RankLook:
         self._dumps: list[str] = []
         self._source = ""
         self._by_control = False
+        self._ask_s = ASK_S
         self._details: records.Json = {}
         self._recorder = b""
         self._status: status.Status | None = None
@@ -72,13 +77,12 @@ class RankLook:
 
     async def run(self, within_s: float) -> None:
         """Look twice; takes about APART_S, and more only where the rank is slow to answer. Raises nothing."""
-        began = self._tools.clock.monotonic()
+        self._ask_s = min(ASK_S, within_s * ASK_SHARE)
         if not await self._see():
             return
         ways = (self._by_socket, self._by_pyspy, self._by_signal)
         await asyncio.gather(self._ask_recorder(), self._first_stack(ways))
-        waited = self._tools.clock.monotonic() - began
-        await self._tools.clock.sleep(max(0.0, min(APART_S, within_s * 0.4) - waited))
+        await self._tools.clock.sleep(min(APART_S, within_s * APART_SHARE))
         again = [way for way in ways if way.__name__ == self._source]
         await asyncio.gather(self._see(), *(self._stack(way) for way in again))
 
@@ -142,7 +146,7 @@ class RankLook:
             return processes.look(process, clock.monotonic()), processes.details(process.pid) if first else {}
 
         try:
-            seen, details = await self._tools.threads.ask(f"/proc of {self._name}", see, ASK_S)
+            seen, details = await self._tools.threads.ask(f"/proc of {self._name}", see, self._ask_s)
         except bounded.CouldNotLook as error:
             self.note(str(error))
             return True  # it may answer elsewhere
@@ -185,11 +189,11 @@ class RankLook:
             self.note(f"it is {self._looks[0].state}, so its control socket and its Python code were not asked")
             return
         try:
-            self._recorder = await control.ask(self._target.control, control.FLIGHT_RECORDER, ASK_S)
+            self._recorder = await control.ask(self._target.control, control.FLIGHT_RECORDER, self._ask_s)
             self._by_control = True
             read = self._recorder
             name = f"flight recorder of {self._name}"
-            self._status = await self._tools.threads.ask(name, lambda: status.read_status(read), ASK_S)
+            self._status = await self._tools.threads.ask(name, lambda: status.read_status(read), self._ask_s)
         except (control.ControlError, bounded.CouldNotLook, status.StatusError) as error:
             self.note(str(error))
 
@@ -213,7 +217,7 @@ class RankLook:
         if self._tools.owed.get(key, 0) >= OWED_MAX:
             raise stacks.NoStack(f"{OWED_MAX} tracebacks asked for earlier have not come: its interpreter lock is held")
         try:
-            answer = await control.ask(self._target.control, control.TRACEBACK, ASK_S)
+            answer = await control.ask(self._target.control, control.TRACEBACK, self._ask_s)
         except control.Silent:
             self._tools.owed[key] = self._tools.owed.get(key, 0) + 1
             raise
@@ -226,7 +230,7 @@ class RankLook:
         if self._tools.pyspy is None:
             return
         pid = self._target.process.pid
-        answer = await stacks.ask_pyspy(self._tools.pyspy, pid, ASK_S)
+        answer = await stacks.ask_pyspy(self._tools.pyspy, pid, self._ask_s)
         self._keep("_by_pyspy", answer.decode(errors="replace"), stacks.of_pyspy(answer, pid))
 
     async def _by_signal(self) -> None:
@@ -236,9 +240,9 @@ class RankLook:
         pid, started, path = self._target.process.pid, self._looks[0].started, self._target.stacks
 
         def ask() -> stacks.Dump:
-            return stacks.ask_by_signal(pid, started, path, ASK_S)
+            return stacks.ask_by_signal(pid, started, path, self._ask_s)
 
-        found = await self._tools.threads.ask(f"stacks of {self._name}", ask, ASK_S + 0.5)
+        found = await self._tools.threads.ask(f"stacks of {self._name}", ask, self._ask_s + SIGNAL_SLACK_S)
         self._keep("_by_signal", found.text, stacks.of_faulthandler(found.text, found.main))
 
     def _keep(self, source: str, dump: str, frames: stacks.Frames) -> None:

@@ -104,7 +104,7 @@ def test_ranks_without_torch_answer_with_their_stacks_whatever_holds_them() -> N
         assert names(spins)[0] == "spin_in_python"
         assert (spins.state, spins.moved) == ("running", False), "another line of a loop is no movement"
         assert spins.cpu is not None
-        assert spins.cpu > 0.1
+        assert spins.cpu > 0
         assert "hold_the_interpreter_lock" in names(holds)[:5]
         assert {one.answered for one in found.values()} <= {"faulthandler", "py-spy"}
         assert all("has not loaded torch" in one.error for one in found.values())
