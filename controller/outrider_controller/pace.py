@@ -164,7 +164,8 @@ class Pace:
             self._speaker_at = None
             return
         if finished and before is not None and before.step is not None and said.step is not None:
-            steps = said.step - before.step
+            # A log tells of every tenth step, or of several in one look: the pause between two lines is what to expect.
+            steps = said.step - before.step if said.source != "log" else 1
             if self._speaker_at is not None and before.phase == STEP:
                 self._tell(STEP, (said.at - self._speaker_at) / steps)
         self._speaker_at = said.at

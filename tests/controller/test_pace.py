@@ -91,6 +91,13 @@ def test_a_job_that_only_counts_collectives_is_timed_by_them() -> None:
     assert durations(found) == [("start", 1.0), ("step", 2.0), ("step", 2.0)]
 
 
+def test_a_job_whose_log_tells_every_tenth_step_is_timed_by_the_pauses_between_its_lines() -> None:
+    found = begun(world_size=1)
+    for at, step in ((5.0, 1), (23.0, 10), (43.0, 20), (63.0, 30)):
+        found.take([said(0, at, step, source="log")], at)
+    assert [item for item in durations(found) if item[0] == "step"] == [("step", 18.0), ("step", 20.0), ("step", 20.0)]
+
+
 def test_the_ranks_that_are_silent_longest_are_named() -> None:
     found = begun(world_size=4)
     for rank, at in [(0, 4.0), (1, 2.0), (2, 3.0), (3, 2.0)]:
