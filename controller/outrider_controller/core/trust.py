@@ -14,7 +14,6 @@ nothing about a checkpoint.
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from outrider import vocabulary
@@ -230,5 +229,5 @@ WRITTEN_LAST: Final = (".metadata", "latest_checkpointed_iteration.txt")  # by D
 
 def named(item: states.Refused | states.KnownCheckpoint) -> str:
     """``step 8 (step-00000008-attempt-002)``: a checkpoint as a person finds it again."""
-    name = os.path.basename(item.path.rstrip("/")) or item.path
+    name = item.path.rstrip("/").rsplit("/", 1)[-1] or item.path
     return f"step {item.step} ({name})" if item.step >= 0 else name
