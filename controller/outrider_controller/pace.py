@@ -53,16 +53,18 @@ class Pace:
     planned_at: float
     world_size: int
     first_heard_counts: bool = True
-    signs: int = 0
-    sign_at: float = 0.0  # of the last one; the plan of the attempt, or the controller's start, is the first
-    ranks: dict[int, _Rank] = field(default_factory=dict)
-    news: list[Duration] = field(default_factory=list)
-    _phases: Counter[str] = field(default_factory=Counter)
-    _began: dict[str, float] = field(default_factory=dict)  # phase -> when the first rank entered it
-    _attached_at: float | None = None
-    _stepped: bool = False  # some rank has finished a step
-    _speaker: int | None = None  # the rank whose steps are timed
-    _speaker_at: float | None = None  # when its present step began, by its own clock
+    signs: int = field(default=0, init=False)
+    sign_at: float = field(
+        default=0.0, init=False
+    )  # of the last one; the plan of the attempt, or the controller's start, is the first
+    ranks: dict[int, _Rank] = field(default_factory=dict, init=False)
+    news: list[Duration] = field(default_factory=list, init=False)
+    _phases: Counter[str] = field(default_factory=Counter, init=False)
+    _began: dict[str, float] = field(default_factory=dict, init=False)  # phase -> when the first rank entered it
+    _attached_at: float | None = field(default=None, init=False)
+    _stepped: bool = field(default=False, init=False)  # some rank has finished a step
+    _speaker: int | None = field(default=None, init=False)  # the rank whose steps are timed
+    _speaker_at: float | None = field(default=None, init=False)  # when its present step began, by its own clock
 
     def __post_init__(self) -> None:
         """Time counts from the plan of the attempt, or from when this controller first saw it."""
