@@ -118,7 +118,8 @@ def write_payload(folder: Path, megabytes: int) -> Path:
     state = {"weight": torch.randint(0, 256, (megabytes << 20,), dtype=torch.uint8)}
     dcp.save(state, storage_writer=dcp.FileSystemWriter(folder), no_dist=True)
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
-    whole = {"format": 1, "step": 1, "run": "bench", "attempt": 0, "generation": 1, "files": files}
+    about = {"run": "bench", "attempt": 0, "generation": 1, "mesh": "", "world_size": 1}
+    whole = {"format": 1, "step": 1, **about, "saved_at": "2026-01-31T03:00:00+00:00", "files": files}
     (folder / "manifest.json").write_text(json.dumps(whole))
     return folder / "__0_0.distcp"
 

@@ -160,6 +160,14 @@ def describe(path: Path, step: int, attempt: int = 0, **changes: Any) -> None:
     about = {"run": "demo", "attempt": attempt, "generation": attempt + 1, "mesh": "dp=2", "world_size": 2}
     saved_at = f"2026-01-31T03:{attempt:02d}:{step % 60:02d}+00:00"
     whole = {"format": 1, "step": step, **about, "saved_at": saved_at, "files": files, **changes}
+    _write_manifest(path, whole)
+
+
+def _write_manifest(path: Path, whole: dict[str, Any]) -> None:
+    """With its digest, where it has one."""
+    if "digest" in whole:
+        text = json.dumps({**whole, "digest": "0" * 64})
+        whole = {**whole, "digest": sha256(text.encode())}
     (path / "manifest.json").write_text(json.dumps(whole))
 
 
@@ -181,7 +189,7 @@ def foreign(folder: Path, step: int, name: str = "") -> Path:
 def change(path: Path, **changes: Any) -> None:
     """Give the manifest other values."""
     whole = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps({**whole, **changes}))
+    _write_manifest(path, {**whole, **changes})
 
 
 def flip(file: Path, bit: int) -> None:

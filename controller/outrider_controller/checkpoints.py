@@ -84,7 +84,7 @@ def survey(directory: Path, layout: str = "dcp", run: str = "") -> Survey:
     found = [_candidate(directory, name) for name in names]
     if not run:
         saved = [c.manifest for c in found if c.manifest is not None]
-        run = max(saved, key=lambda manifest: str(manifest.saved_at)).run if saved else ""
+        run = max(saved, key=lambda manifest: manifest.saved_at).run if saved else ""
     return Survey(directory, layout, _newest_first(found), run)
 
 

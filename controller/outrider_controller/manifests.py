@@ -7,16 +7,20 @@ by ``outrider_analysis.checkpoints.claims``.
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import hashlib
 import os
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from outrider_analysis.checkpoints import problems
+from outrider import mesh
+from outrider_analysis.checkpoints import claims, problems
 
 NAME: Final = "manifest.json"
 FORMAT: Final = 1
@@ -36,22 +40,28 @@ class FileClaim:
     """What the manifest says of one file."""
 
     bytes: int
-    sha256: str = ""
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest's keys."""
+    """The manifest's keys. ``digest``: SHA-256 of the manifest itself, computed with 64 zeros in its place."""
 
     format: int
     step: int
     files: dict[str, FileClaim]
-    run: str = ""
-    attempt: int = 0
-    generation: int = 0
-    mesh: str = ""
-    world_size: int = 0
-    saved_at: float | str = 0.0
+    run: str
+    attempt: int
+    generation: int
+    mesh: str
+    world_size: int
+    saved_at: str
+    digest: str = ""
+
+    @property
+    def claimed(self) -> dict[str, claims.File]:
+        """Size and hash by name."""
+        return {name: (claim.bytes, claim.sha256) for name, claim in self.files.items()}
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Claim:
     """What a candidate says of itself: a manifest, problems with it, or neither (a checkpoint of someone else)."""
 
     manifest: Manifest | None = None
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[Problem, ...] = ()
 
     @property
     def step(self) -> int | None:
@@ -86,9 +96,10 @@ def parse(text: bytes) -> Claim:
     """The claim that the content of a manifest makes."""
     try:
         manifest = msgspec.json.decode(text, type=Manifest, strict=True)
+        keys = set(msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Claim(problems=(Problem(NAME, "not-a-manifest", f"is not a manifest: {error}"),))
-    against = _contradictions(manifest)
+    against = _contradictions(manifest) or _damage(text, manifest, keys)
     return Claim(problems=against) if against else Claim(manifest)
 
 
@@ -128,7 +139,30 @@ def _contradictions(manifest: Manifest) -> tuple[Problem, ...]:
         return (Problem(NAME, "no-files", "names no file"),)
     if manifest.attempt < 0 or manifest.generation < 0 or manifest.world_size < 0:
         return (Problem(NAME, "negative", "claims a negative attempt, generation or world size"),)
+    if bare := claims.unhashed(manifest.claimed):
+        return (Problem(bare[0], "no-sha256", "has no SHA-256 in the manifest"),)
     return ()
+
+
+def _damage(text: bytes, manifest: Manifest, keys: set[str]) -> tuple[Problem, ...]:
+    """The manifest vouches for the others; who vouches for the manifest is its own digest.
+
+    One without a digest is held to what its values can show; one with it may have keys that this version knows not.
+    """
+    if manifest.digest:
+        own = manifest.digest.encode("utf-8", "replace")
+        blank = text.replace(own, b"0" * len(own)) if text.count(own) == 1 else b""
+        if hashlib.sha256(blank).hexdigest() == manifest.digest:
+            return ()
+        return (Problem(NAME, "sha256", "is not what was written: its own digest differs"),)
+    if strange := keys - {field.name for field in dataclasses.fields(Manifest)}:
+        return (Problem(NAME, "key", f"has an unknown key {problems.shown(min(strange))} and no digest"),)
+    try:
+        datetime.datetime.fromisoformat(manifest.saved_at)
+        fits = not manifest.mesh or mesh.parse(manifest.mesh).world_size == manifest.world_size
+    except ValueError as error:
+        return (Problem(NAME, "value", f"has a value that cannot be: {problems.shown(str(error))}"),)
+    return () if fits else (Problem(NAME, "value", f"has mesh {manifest.mesh} and {manifest.world_size} ranks"),)
 
 
 def step_of_name(name: str) -> int | None:

@@ -96,7 +96,10 @@ def _count(path: str) -> int:
 
 async def _once(request: Request, progress: Progress | None) -> Verdict | None:
     """A verdict, or None where files changed while they were read."""
-    child = await _started(request)
+    try:
+        child = await _started(request)
+    except OSError as error:
+        raise CouldNotLookError(f"{request.path}: no verifier could be started: {error}") from error
     stage: dict[str, Any] = {}
     try:
         last = await _listen(child, request, stage, progress)

@@ -116,6 +116,10 @@ def _claim(path: Path, name: str, **about: Any) -> None:
     change(path, files={**files, name: {"bytes": 1, "sha256": "0" * 64, **about}})
 
 
+def _strange_digest(path: Path) -> None:
+    _replace(path, (path / "manifest.json").read_bytes()[:-1] + b', "digest": "' + b"1" * 64 + b'"}')
+
+
 def _manifest_of(path: Path, step: int) -> None:
     shutil.copy(path.parent / f"step-{step:08d}-attempt-000/manifest.json", path / "manifest.json")
 
@@ -161,6 +165,14 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "nul": (lambda p: _claim(p, "a\0b"), "path"),
     "long name": (lambda p: _claim(p, "x" * 5000), "path"),
     "name of nothing": (lambda p: _claim(p, ""), "path"),
+    "no hash": (lambda p: _claim(p, "__0_0.distcp", sha256=""), "no-sha256"),
+    "strange key": (lambda p: change(p, stpe=16), "key"),
+    "mesh of another world": (lambda p: change(p, mesh="dp=4"), "value"),
+    "time that is none": (lambda p: change(p, saved_at="2026-13-31"), "value"),
+    "digest of another": (
+        lambda p: _replace(p, (p / "manifest.json").read_bytes()[:-1] + b', "digest": "1"}'),
+        "sha256",
+    ),
     "format": (lambda p: change(p, format=2), "format"),
     "step negative": (lambda p: change(p, step=-1), "step"),
     "step huge": (lambda p: change(p, step=10**18), "step"),
@@ -212,7 +224,7 @@ def test_a_link_in_the_place_of_a_checkpoint_is_turned_down(tmp_path: Path) -> N
 
 def test_many_missing_files_are_one_finding_with_a_count(tmp_path: Path) -> None:
     path = saved(tmp_path, 8)
-    change(path, files={f"f{number}": {"bytes": 1} for number in range(500)})
+    change(path, files={f"f{number}": {"bytes": 1, "sha256": "0" * 64} for number in range(500)})
     found = verdict(path)
     assert len(found["problems"]) == analysis.PROBLEMS_MAX + 1
     assert "483 more" in found["problems"][-1]["text"]  # and the three that the manifest does not name

@@ -123,12 +123,9 @@ def _claimed(look: _Look, manifest: manifests.Manifest) -> Sequence[Problem]:
     if request.run and manifest.run != request.run and manifest.step >= (request.run_step_min or 0):
         text = f"is that of run {manifest.run!r}, in the directory of run {request.run!r}"
         return [Problem(manifests.NAME, "run", text)]
-    claimed = {name: (claim.bytes, claim.sha256) for name, claim in manifest.files.items()}
     there = {name: (file.size, "") for name, file in look.found.items()}
-    if missing := claims.unhashed(claimed):
-        look.notes.append(f"{len(missing)} files have no SHA-256 in the manifest, {missing[0]} is one")
-    against = claims.differences(claimed, there, manifests.NAME, [manifests.NAME])
-    if not against and metadata.NAME not in claimed:
+    against = claims.differences(manifest.claimed, there, manifests.NAME, [manifests.NAME])
+    if not against and metadata.NAME not in manifest.claimed:
         against = [Problem(metadata.NAME, "missing", "is missing: the manifest does not name it")]
     return against
 
@@ -193,9 +190,8 @@ def _content(look: _Look, tell: Tell) -> Verdict:
     read = payload.read(look.folder, look.found, look.spans, lambda count: tell({"bytes": count}))
     against = list(read.problems.listed(look.folder.name))
     if look.manifest is not None:
-        claimed = {name: (claim.bytes, claim.sha256) for name, claim in look.manifest.files.items()}
         there = {name: (file.size, read.hashes[name]) for name, file in look.found.items()}
-        against = [*claims.differences(claimed, there, manifests.NAME, [manifests.NAME]), *against]
+        against = [*claims.differences(look.manifest.claimed, there, manifests.NAME, [manifests.NAME]), *against]
     _unchanged(look)
     tree = claims.tree(read.hashes)
     if not against and look.request.tree and look.request.tree != tree:
@@ -210,13 +206,9 @@ def _content(look: _Look, tell: Tell) -> Verdict:
 
 def _trust(look: _Look, tree: str) -> str:
     """How far up the ladder: each word promises what the one before it does, and more (docs/decisions/0011)."""
-    if look.manifest is not None:
-        claimed = {name: (claim.bytes, claim.sha256) for name, claim in look.manifest.files.items()}
-        proven = not claims.unhashed(claimed)
-    else:
-        proven = look.request.tree == tree
-    readable = metadata.NAME in look.found
-    return "complete" if not proven else "loadable" if readable else "hashed"
+    if look.manifest is None and look.request.tree != tree:
+        return "complete"
+    return "loadable" if metadata.NAME in look.found else "hashed"
 
 
 def _unchanged(look: _Look) -> None:
