@@ -66,7 +66,9 @@ class Documents:
                 "attempt": job.attempt.attempt if job.attempt else None,
                 "step": self._progress.of(job.spec.name).shown_step,
                 "open_incident": job.incident.incident if job.incident else None,
-                "sentence": projection.status(job, _own_nodes(job, state), self._view(job.spec.name), now)["sentence"],
+                "sentence": self._told(projection.status(job, _own_nodes(job, state), self._view(job.spec.name), now))[
+                    "sentence"
+                ],
             }
             for job in jobs
         ]
@@ -75,13 +77,19 @@ class Documents:
         """The document of ``outrider status``; raises UnknownError."""
         self.known(name)
         state = self._turns.state
-        return projection.status(state.jobs[name], state.nodes, self._view(name), self._clock.now())
+        return self._told(projection.status(state.jobs[name], state.nodes, self._view(name), self._clock.now()))
 
     async def status_aside(self, name: str) -> dict[str, Any]:
         """The same, made in a thread: a job of 16,384 ranks is a long document. Raises UnknownError."""
         self.known(name)
         state, view = self._turns.state, self._view(name)
-        return await asyncio.to_thread(projection.status, state.jobs[name], state.nodes, view, self._clock.now())
+        now = self._clock.now()
+        return self._told(await asyncio.to_thread(projection.status, state.jobs[name], state.nodes, view, now))
+
+    def _told(self, found: dict[str, Any]) -> dict[str, Any]:
+        """A status document that also says when the controller itself can do nothing."""
+        ailing = self._turns.ailing
+        return {**found, "sentence": f"{found['sentence']}; but {ailing}"} if ailing else found
 
     async def incidents(self, name: str) -> list[dict[str, Any]]:
         """The job's incidents, oldest first; raises UnknownError."""

@@ -6,7 +6,7 @@ import datetime
 import logging
 import logging.handlers
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 BYTES_PER_FILE_MAX: Final = 10 * 1024 * 1024
 FILES_KEPT_MAX: Final = 3
@@ -31,17 +31,30 @@ class Formatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+class _Quiet(logging.Handler):
+    """A log that cannot be written (a full disk) loses lines; it neither stops anything nor talks about itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
+        """Lose the line."""
+
+
+class _File(_Quiet, logging.handlers.RotatingFileHandler):
+    pass
+
+
+class _Stream(_Quiet, logging.StreamHandler[TextIO]):
+    pass
+
+
 def to(state: Path, standard_error: bool) -> list[logging.Handler]:
     """Log there from now on; returns the handlers for ``leave``."""
     folder = state / "logs"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [
-        logging.handlers.RotatingFileHandler(
-            folder / "controller.log", maxBytes=BYTES_PER_FILE_MAX, backupCount=FILES_KEPT_MAX, encoding="utf-8"
-        )
+        _File(folder / "controller.log", maxBytes=BYTES_PER_FILE_MAX, backupCount=FILES_KEPT_MAX, encoding="utf-8")
     ]
     if standard_error:
-        handlers.append(logging.StreamHandler())
+        handlers.append(_Stream())
     for name, level in LOGGERS.items():
         logging.getLogger(name).setLevel(level)
         for handler in handlers:

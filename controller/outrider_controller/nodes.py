@@ -7,10 +7,12 @@ never reach the core; they move the picture that ``progress`` keeps.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from outrider import clock as clock_module
@@ -29,6 +31,7 @@ OF_THE_NODE: Final = frozenset({"disk-full", "disk-clear"})  # they concern the 
 FINDING_SHOWN_S_MAX: Final = 600.0  # what a node saw longer ago is in the ledger and says nothing about now
 TEXT_CHARS_MAX: Final = 500
 WATCHES_PER_HEARTBEAT: Final = 4
+UNRECORDED_MAX: Final = 256  # frames of one node that wait for the disk
 
 # Who is handed what ranks say of themselves: job, generation, where they stand.
 Told = Callable[[str, int, Sequence[spoken.RankProgress]], None]
@@ -59,6 +62,7 @@ class Nodes:
         self._clock = clock
         self._began = clock.now()
         self._began_monotonic = clock.monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = False  # connections that we end ourselves are no silence
         self._telling: set[str] = set()  # jobs whose edges are on their way to the ledger
         self.heartbeat_s = heartbeat_s
@@ -189,12 +193,43 @@ class Nodes:
         return [records.NodeSilent(self._clock.now(), node, since, self._job_steps())]
 
     async def _observations(self, link: orders.Link, message: wire.Observations) -> None:
+        _check(link.hello.node, message.items)
+        if len(link.unrecorded) >= UNRECORDED_MAX:
+            link.close("more observations came than can wait for the disk; they are sent again")
+        elif link.unrecorded:  # an acknowledgement speaks for all before it, so their order is kept
+            link.unrecorded.append(message)
+        else:
+            try:
+                await self._record(link, message)
+            except ledgers.UnwritableError:
+                link.unrecorded.append(message)
+                self._later(self._record_later(link))
+
+    async def _record(self, link: orders.Link, message: wire.Observations) -> None:
+        """Have a node's observations in the ledger, and only then acknowledge them."""
         node, spool_id = link.hello.node, link.hello.spool_id
-        _check(node, message.items)
         if message.items:
             acked = ledgers.Acked(node, spool_id, message.items[-1].seq)
             await self._turns.submit_made(lambda _: self._fresh(spool_id, message.items), (acked,))
         link.send(wire.Ack(self._turns.acked(node, spool_id)))
+
+    async def _record_later(self, link: orders.Link) -> None:
+        """Offer what the disk did not take again, until it does or the connection ends: the agent still has it."""
+        while link.unrecorded and self._links.links.get(link.hello.node) is link and not self.stopping:
+            await self._clock.sleep(turns_module.TRY_AGAIN_S)
+            try:
+                while link.unrecorded:
+                    await self._record(link, link.unrecorded[0])
+                    link.unrecorded.popleft()
+            except ledgers.UnwritableError:
+                continue
+            except (ledgers.LedgerError, turns_module.StoppedError):
+                return
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="record-later")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _fresh(self, spool_id: str, items: tuple[spoken.Observation, ...]) -> list[records.Row]:
         """Rows of the observations that the ledger does not have yet, whichever connection brought them first."""
@@ -229,7 +264,8 @@ class Nodes:
 
     async def _note(self, rows: list[records.Row]) -> None:
         if rows:
-            await self._turns.submit(rows)
+            with contextlib.suppress(ledgers.UnwritableError):  # they are notes
+                await self._turns.submit(rows)
 
     async def _tell_edges(self, name: str) -> None:
         """Record what the job's state does not show yet; once at a time, since every turn brings it up to date."""
@@ -239,6 +275,8 @@ class Nodes:
         self._telling.add(name)
         try:
             await self._turns.submit_made(lambda state: self._edges(state, name))
+        except ledgers.UnwritableError:
+            pass  # the next mark or heartbeat finds the same edges
         finally:
             self._telling.discard(name)
 

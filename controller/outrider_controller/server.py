@@ -86,9 +86,13 @@ class Server:
 def announce(state: Path, document: dict[str, Any]) -> None:
     """Write ``controller.json`` whole or not at all."""
     draft = state / f".{CONTROLLER_FILE}-{secrets.token_hex(4)}"
-    draft.write_text(json.dumps(document) + "\n", encoding="ascii")
-    os.chmod(draft, 0o600)
-    draft.replace(state / CONTROLLER_FILE)
+    try:
+        draft.write_text(json.dumps(document) + "\n", encoding="ascii")
+        os.chmod(draft, 0o600)
+        draft.replace(state / CONTROLLER_FILE)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 async def keep_announced(state: Path, document: dict[str, Any], clock: clock_module.Clock) -> None:

@@ -32,6 +32,7 @@ from tests.end_to_end.world import processes, wait_for
 
 STEPS = 22
 SAVE_EVERY = 5
+STEPS_MAX = 400
 FAULT_AFTER = 7  # steps
 NODES = ("a1", "a2")
 
@@ -126,9 +127,10 @@ class Cluster:
     def __init__(self) -> None:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="okill-"))
         self.state, self.work = self.folder / "state", self.folder / "work"
+        self.state.mkdir(mode=0o700)
         self.work.mkdir()
         (self.work / "job.py").write_text(JOB)
-        for step in range(SAVE_EVERY, STEPS + 1, SAVE_EVERY):
+        for step in range(SAVE_EVERY, STEPS_MAX + 1, SAVE_EVERY):
             saves.write(self.work / f"content-{step}", saves.content(step))
         outside = {name: value for name, value in os.environ.items() if not name.startswith("OUTRIDER_")}
         self.environment = outside | {"OUTRIDER_RUNTIME": str(self.folder / "r"), "OUTRIDER_STATE": str(self.state)}
@@ -173,6 +175,10 @@ class Cluster:
         self.processes[name].wait()
 
     def end(self) -> None:
+        self.end_processes()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def end_processes(self) -> None:
         for process in self.processes.values():
             process.kill()
             process.wait()
@@ -181,7 +187,6 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- what it says --------------------------------------------------------------------------------------------
 
@@ -208,13 +213,13 @@ class Cluster:
 
     # --- one job -------------------------------------------------------------------------------------------------
 
-    def submit(self, **limits: float) -> Job:
+    def submit(self, steps: int = STEPS, **limits: float) -> Job:
         name = f"job{next(self.numbers)}"
         job = Job(self, name, self.work / name)
         job.folder.mkdir()
         document = {
             "name": name,
-            "command": [sys.executable, str(self.work / "job.py"), str(job.folder), str(STEPS), str(SAVE_EVERY)],
+            "command": [sys.executable, str(self.work / "job.py"), str(job.folder), str(steps), str(SAVE_EVERY)],
             "nodes": 2,
             "ranks_per_node": 1,
             "checkpoint_dir": str(job.folder / "checkpoints"),
@@ -303,9 +308,12 @@ class Job:
         assert second == list(range(planned[1].resume_step + 1, STEPS + 1))
         assert planned[1].resume_step <= len(first)
 
-    def _assert_time(self, incident: dict[str, Any]) -> None:
+    def assert_bins(self) -> None:
         report = self.cluster.ask(f"/v1/jobs/{self.name}/report")
         assert abs(sum(report["bins"].values()) - report["elapsed_s"]) <= 0.001
+
+    def _assert_time(self, incident: dict[str, Any]) -> None:
+        self.assert_bins()
         length = _seconds(incident["closed_at"]) - _seconds(incident["opened_at"])
         assert (
             abs(sum(incident["phases"].values()) - length) <= 0.0015

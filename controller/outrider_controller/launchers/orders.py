@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -45,6 +46,7 @@ class Link:
     hello: wire.Hello
     heard: float
     prepared: set[str] = field(default_factory=set)  # jobs for which a keeper was asked to be ready
+    unrecorded: deque[wire.Observations] = field(default_factory=deque)  # what the disk did not take, oldest first
     out: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(FRAMES_WAITING_MAX))
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     why: str = ""
