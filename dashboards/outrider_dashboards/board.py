@@ -1,7 +1,8 @@
 """Puts the parts together and keeps them fresh: the overview of one job, which follows it by itself.
 
 Everything lies in one fragment that runs again every REFRESH_S and on every click; Streamlit sends the browser what
-changed. Parts have keys, so that what a viewer opened stays open. Nothing here writes: the page can only look.
+changed. Parts have keys, so that what a viewer opened stays open, and what may be missing has a slot of its own, so
+that nothing else moves (and is drawn anew) when it comes. Nothing here writes: the page can only look.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any, Final
 import streamlit
 
 from outrider_dashboards import look, looking, reading, settings, words
-from outrider_dashboards.parts import curves, headline, incidents, ranks, time_bins
+from outrider_dashboards.parts import chart, curves, headline, incidents, ranks, time_bins
 
 REFRESH_S: Final = 2.0
 INCIDENTS_ON_A_PAGE: Final = 15
 SPANS: Final = {"10 min": 600.0, "1 h": 3600.0, "1 d": 86400.0, "1 week": 7 * 86400.0}
-CHART_OPTIONS: Final = {"displayModeBar": False, "responsive": True, "scrollZoom": False, "doubleClick": False}
+NO_STEP: Final = '<div class="o soft">No step has been finished yet; the curves begin with the first.</div>'
 
 Json = dict[str, Any]
 
@@ -65,29 +66,33 @@ def _board() -> None:
     picture = here.look(job, last_s)
     _top(picture, job)
     streamlit.html(headline.headline(picture, here.url, where, zone))
-    if picture.status is None:
-        return
-    _what_to_do(picture, here)
+    with streamlit.container(key="what-to-do"):
+        _what_to_do(picture, here)
     with streamlit.container(key="body"):
-        if picture.kind:  # what is shown was true once
-            streamlit.html(look.FADED)
-        _body(picture, here, where, last_s)
+        if picture.status is not None:
+            _body(picture, here, where, last_s)
 
 
 def _body(picture: looking.Picture, here: looking.Looking, where: tzinfo, last_s: float | None) -> None:
-    streamlit.html(headline.tiles(picture))
+    streamlit.html(headline.tiles(picture) + (look.FADED if picture.kind else ""))
     left, right = streamlit.columns([1.45, 1], gap="medium")
     with left:
         _curves(picture, where, last_s)
         streamlit.html(ranks.who_is_where(picture))
     with right:
         streamlit.html(time_bins.where_time_went(picture.report))
-        _incidents("Interruptions", reading.interruptions(picture), picture, here, where)
-        if watched := reading.findings(picture):
-            _incidents("Findings (nothing was interrupted)", watched, picture, here, where)
+        with streamlit.container(key="interruptions"):
+            _incidents("Interruptions", reading.interruptions(picture), picture, here, where)
+        with streamlit.container(key="findings"):
+            _findings(picture, here, where)
     if picture.report and picture.report.get("ettr_definition"):
         said = words.safe(picture.report["ettr_definition"])
         streamlit.html(f'<div class="o soft">Effective training time ratio: {said}.</div>')
+
+
+def _findings(picture: looking.Picture, here: looking.Looking, where: tzinfo) -> None:
+    if watched := reading.findings(picture):
+        _incidents("Findings (nothing was interrupted)", watched, picture, here, where)
 
 
 def _chosen() -> tuple[str | None, float | None]:
@@ -101,6 +106,11 @@ def _top(picture: looking.Picture, job: str | None) -> None:
     name = (picture.status or {}).get("job")
     shown = f' <span class="soft">/</span> {words.safe(name)}' if name else ""
     streamlit.html(f'<div class="o top"><span class="mark">Outrider{shown}</span></div>')
+    with streamlit.container(key="picker"):
+        _picker(picture, names, name, job)
+
+
+def _picker(picture: looking.Picture, names: list[str], name: str | None, job: str | None) -> None:
     if len(names) > 1:
         states = {str(one["job"]): one.get("state") for one in picture.jobs}
         newest_first = names[::-1]
@@ -144,17 +154,17 @@ def _curves(picture: looking.Picture, where: tzinfo, last_s: float | None) -> No
         more = "<span>┊ attempt</span>" if len(reading.attempts(picture)) > 0 else ""
         more += "<span>▲ interruption</span>" if reading.interruptions(picture) else ""
         streamlit.html(f'<div class="o"><h2>Over time</h2><div class="legend">{keys}{more}</div></div>')
-        _spans(picture)
-        if not picture.series:
-            streamlit.html('<div class="o soft">No step has been finished yet; the curves begin with the first.</div>')
-            return
+        with streamlit.container(key="spans"):
+            _spans(picture)
+        with streamlit.container(key="no-step"):
+            if not picture.series:
+                streamlit.html(NO_STEP)
+                return
         drawn = [title.partition(",")[0].lower() for title, _, _ in curves.rows(picture)]
-        streamlit.plotly_chart(
+        chart.show(
             curves.figure(picture, where, last_s),
-            key="chart",
-            theme=None,
-            config=CHART_OPTIONS,
-            alt=f"{', '.join(drawn)} over time, with interruptions as bands",
+            ((picture.status or {}).get("job"), last_s, len(drawn)),
+            f"{', '.join(drawn)} over time, with interruptions as bands",
         )
         reason = ((picture.report or {}).get("mfu") or {}).get("reason")
         if reason:
