@@ -122,11 +122,11 @@ class Job:
 
     def stop(self) -> None:
         """Stop it."""
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(signal.SIGTERM)  # SIGINT is ignored by what a shell starts in the background
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGTERM)
             self._process.wait(60)
 
     def end(self) -> None:

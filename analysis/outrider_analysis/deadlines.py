@@ -33,7 +33,8 @@ SECOND_MODE_OVER: Final = 2.0  # times the typical duration
 SECOND_MODE_COUNT_MIN: Final = 3
 SECOND_MODE_SHARE_MIN: Final = 0.01
 DURATIONS_MAX: Final = 512  # of one phase; the older ones say little about now
-SECONDS_MIN: Final = 1e-6
+NOTABLE: Final = 0.01  # of the floor
+FURTHEST: Final = 6.0  # times the longest, and more of them while there are few: it may not have been seen yet
 
 # Of ``stall_s``: when to look, when something may be done. Cold imports took 109 s on a loaded machine, and a first
 # step compiles, so starting has the longest floor.
@@ -86,7 +87,8 @@ def deadline(phase: str, durations: Sequence[float], stall_s: float, rate: float
     if not stall_s > 0:
         raise ValueError(f"stall_s {stall_s}: must be above 0; 0 switches the detection of stalls off before this")
     floor_look, floor_act = (factor * stall_s for factor in FLOORS[phase])
-    seen = [max(value, SECONDS_MIN) for value in durations[-DURATIONS_MAX:] if math.isfinite(value)]
+    least = NOTABLE * floor_look
+    seen = [max(value, least) for value in durations[-DURATIONS_MAX:] if math.isfinite(value)]
     if not seen:
         basis = f"this job has no {_NOUNS[phase]} to learn from yet; {_seconds(floor_look)} is the floor"
         return Deadline(phase, floor_look, floor_act, basis, None, rate)
@@ -111,7 +113,9 @@ def bound(durations: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
     found = _lognormal(durations, rate)
     if len(slow) >= max(SECOND_MODE_COUNT_MIN, SECOND_MODE_SHARE_MIN * len(durations)):
         found = max(found, _lognormal(slow, rate))
-    return max(SLOWER * found, 2.0 * max(durations))
+    longest = max(durations)
+    furthest = FURTHEST * (1 + PRIOR_SAMPLES / len(durations)) * longest
+    return max(min(SLOWER * found, furthest), 2.0 * longest)
 
 
 def _lognormal(durations: Sequence[float], rate: float) -> float:
