@@ -99,6 +99,7 @@ class Agent:
         self.fails: dict[str, str] = {}  # order kind -> error that it is answered with
         self.deaf: set[str] = set()  # order kinds that are never answered
         self.heartbeats = True
+        self.evidence: dict[int, dict[str, Any]] = {}  # rank -> what a look at it brings
         self._pids = itertools.count(1000)
         self._connection: client.ClientConnection | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -216,12 +217,15 @@ class Agent:
             self.job, self.generation = order.job, order.generation
             result = {"pids": {str(r): next(self._pids) for r in order.args["ranks"]}, "warm": True, "why_cold": None}
             self.ranks = list(order.args["ranks"])
+        if order.kind == "capture":
+            result = {"ranks": [self.evidence[rank] for rank in self.ranks if rank in self.evidence]}
         return wire.OrderResult(order.order_id, True, None, result)
 
     async def _stopped(self, order: wire.Order) -> None:
         """The ranks that were still alive tell their end, once."""
         for rank in getattr(self, "ranks", []):
-            told = [s for s in self.spool if s.rank == rank and s.generation == order.generation]
+            ends = [seen for seen in self.spool if seen.kind == "rank-exited" and seen.rank == rank]
+            told = [seen for seen in ends if seen.generation == order.generation]
             if not told and order.generation == self.generation:
                 await self.rank_dies(rank, asked=True, signal="SIGTERM")
 

@@ -13,7 +13,7 @@ HOW: Final = (*HUNG, "waits", "works", "traced", "unseen")
 
 WAIT: Final = ("/v/site-packages/torch/distributed/distributed_c10d.py:3252 in all_reduce", "/job/train.py:40 in main")
 LOOP: Final = ("/job/data.py:12 in shuffle", "/job/train.py:40 in main")
-_EVIDENCE: Final[dict[str, dict[str, Any]]] = {
+EVIDENCE: Final[dict[str, dict[str, Any]]] = {
     "stopped": {"state": "stopped", "answered": "proc"},
     "traced": {"state": "traced", "answered": "proc"},
     "unseen": {"state": "sleeping", "answered": "none", "error": "it gave no answer"},
@@ -28,7 +28,7 @@ def result(alive: dict[int, str], hung: dict[int, str], placement: list[str], si
     """The result of capture-evidence over the living ranks: beside one that hangs the others wait, else all work."""
     otherwise = "waits" if any(how in HUNG for how in hung.values()) else "works"
     seen = [
-        spoken.RankEvidence(rank, 100 + rank, **_EVIDENCE[hung.get(rank, otherwise)])
+        spoken.RankEvidence(rank, 100 + rank, **EVIDENCE[hung.get(rank, otherwise)])
         for rank, node in sorted(alive.items())
         if node not in silent
     ]
