@@ -250,6 +250,8 @@ def _refused(story: Story) -> list[str]:
 
 def plainly(why: str) -> str:
     """``file __3_0.distcp is not what was written`` for ``__3_0.distcp: is not what was written``."""
+    first, more, _ = why.partition("; ")  # the evidence has them all
+    why = f"{first} (and more)" if more else first
     file, colon, text = why.partition(": ")
     if colon and file and " " not in file:
         return f"file {file} {text}"
