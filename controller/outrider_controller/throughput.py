@@ -15,8 +15,8 @@ from outrider_controller.core import jobs, records
 
 SAMPLES_MAX: Final = series_module.SAMPLES_PER_JOB_MAX
 CONVENTION: Final = (
-    "as the job counts them (flops_per_token of outrider.attach); each step's tokens once; peak as the job's file gives "
-    "it (peak_tflops, dense, of one rank's device)"
+    "as the job counts them (flops_per_token of outrider.attach); each step's tokens once; peak as the job's file "
+    "gives it (peak_tflops, dense, of one rank's device)"
 )
 
 
