@@ -4,6 +4,8 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from outrider_controller import series
 from tests.agent.test_job_log import MEGATRON
 from tests.end_to_end.world import World, wait_for
@@ -20,6 +22,24 @@ for step in range(1, 10_000):
         break
     if rank == world - 1:
         print({MEGATRON!r}.format(step=step, loss=1 / step), end="", flush=True)
+"""
+
+
+# Two ranks that all-reduce for ever and print nothing; the second leaves the first alone once it is told to.
+SILENT = """
+import datetime, os, pathlib, sys, time
+import torch
+import torch.distributed as dist
+
+folder = pathlib.Path(sys.argv[1])
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=600))
+goes_on = torch.ones(1)
+while goes_on:
+    goes_on.fill_(not (folder / "enough").exists())
+    dist.all_reduce(goes_on, op=dist.ReduceOp.MIN)
+    time.sleep(0.2)
+    while dist.get_rank() == 1 and (folder / "spin").exists() and os.environ["OUTRIDER_ATTEMPT"] == "0":
+        pass
 """
 
 
@@ -52,3 +72,18 @@ def test_a_script_that_prints_as_megatron_does_is_followed_killed_and_followed_a
     assert newest is not None
     assert newest.loss == float(f"{1 / newest.step:.6E}")
     assert newest.grad_norm == 1.5
+
+
+@pytest.mark.slow
+def test_a_rank_that_spins_is_found_in_a_job_that_says_nothing_at_all(world: World) -> None:
+    run = world.start("run", "--nproc-per-node", "2", world.script(SILENT), str(world.work))
+    wait_for(world.pids)
+    wait_for(lambda: world.document("status")["state"] == "training", 120.0)
+    assert {one["phase"] for one in world.document("status")["ranks"]} == {"step", "start"}, "one rank is asked"
+    (world.work / "spin").touch()
+    (incident,) = wait_for(lambda: world.document("incidents")["incidents"], 240.0)
+    assert (incident["cause"], incident["suspects"]["ranks"]) == ("rank-hung", [1])
+    wait_for(lambda: len(world.pids(1)) == 2)
+    (world.work / "enough").touch()
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
