@@ -66,7 +66,7 @@ def test_a_training_job_is_told_in_one_sentence_with_its_numbers(page: Any, answ
     for words in ("Training", "demo trains on n0: step 41", "1,024 tokens/s", "90.0 % of 1 min 40 s", "3.96"):
         assert words in found.text, words
     assert "MFU none no accelerator with a known peak" in found.text
-    assert "1 simulated hosts on one machine" in found.text
+    assert "1 simulated host on one machine" in found.text
     assert "n0 healthy simulated host" in found.text
     assert len(found.app.get("plotly_chart")) == 1
     assert "equals the 1 min 40 s elapsed" in found.text

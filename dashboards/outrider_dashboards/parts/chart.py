@@ -18,8 +18,8 @@ STATE: Final = "chart"
 
 @dataclass
 class Pair:
-    """The two charts of one viewer, as Plotly's JSON. ``shown``: which one can be seen; ``waiting``: the other is
-    newer.
+    """The two charts of one viewer, as Plotly's JSON. ``shown``: which one can be seen; ``waiting``: the
+    other is newer. An empty text is no chart yet.
     """
 
     drawn: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Pair:
     def take(self, newest: str, about: Any) -> None:
         """Show what was drawn before, and have ``newest`` drawn. Another subject (``about``) is shown at once."""
         if not self.drawn or about != self.about:
-            self.drawn, self.shown, self.waiting, self.about = [newest, newest], 0, False, about
+            self.drawn, self.shown, self.waiting, self.about = [newest, ""], 0, False, about
             return
         if self.waiting:
             self.shown, self.waiting = 1 - self.shown, False
@@ -49,6 +49,8 @@ def show(figure: Any, about: Any, alt: str) -> None:
     with streamlit.container(key="charts"):
         for place, drawn in enumerate(pair.drawn):
             with streamlit.container(key=f"chart-{place}"):
+                if not drawn:
+                    continue
                 streamlit.plotly_chart(
                     plotly.io.from_json(drawn, skip_invalid=True),
                     key=f"chart-{place}-of",

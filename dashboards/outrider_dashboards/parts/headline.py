@@ -109,11 +109,15 @@ def _since(picture: looking.Picture, where: tzinfo, zone: str) -> str:
         parts.append(f"mesh {words.safe(status['mesh'])}")
     pretended = reading.simulated(picture)
     if pretended:
-        parts.append(f'<span class="tag">{len(pretended)} simulated hosts on one machine</span>')
+        parts.append(f'<span class="tag">{_hosts(len(pretended))} on one machine</span>')
     parts.append(f"times: {words.safe(zone)}")
     if not picture.kind and picture.taken_at is not None and time.time() - picture.taken_at > SAID_LATE_S:
         parts.append(f"<b>seen {words.age(time.time() - picture.taken_at)} ago</b>")
     return " &nbsp;·&nbsp; ".join(parts)
+
+
+def _hosts(count: int) -> str:
+    return "1 simulated host" if count == 1 else f"{count} simulated hosts"
 
 
 def to_do(picture: looking.Picture, where_to: str, runbook: Json | None) -> str:
