@@ -117,6 +117,8 @@ async def listing(
     found = []
     for candidate in seen.candidates:
         tell = None if progress is None else _for(progress, candidate.path)
+        if tell is not None:
+            tell(0)
         found.append(await verified(seen, candidate.path, quick=quick, urgent=True, progress=tell))
     best = next((v["path"] for v in found if v["trust"] in verifier.TRUSTED and v["step"] is not None), None)
     return {"checkpoints": [{key: v[key] for key in LISTED} for v in found if not v["gone"]], "resume_from": best}

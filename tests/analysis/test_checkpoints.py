@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,12 +160,14 @@ def test_what_is_no_archive_is_told_from_a_damaged_one() -> None:
 
 
 def test_an_archive_without_checksums_says_so() -> None:
-    data = saves.entry(b"x" * 10)
-    for member in (b"\x80\x02}q\x00.", b"x" * 10, b"little", b"3\n"):
-        crc = zipfile.crc32(member).to_bytes(4, "little")  # type: ignore[attr-defined]
-        data = data.replace(crc, bytes(4))
+    contents = {"archive/data.pkl": b"N.", "archive/data/0": b"", "archive/version": b"3\n"}
+    data = saves.archive(contents)
+    for content in contents.values():
+        data = data.replace(zlib.crc32(content).to_bytes(4, "little"), bytes(4))
     with pytest.raises(archives.NoChecksumError):
         look(data)
+    with pytest.raises(archives.ArchiveError, match="padding"):
+        look(data.replace(b"ZZZ", b"ZXZ", 1))
 
 
 # ---------------------------------------------------------------- the pickle

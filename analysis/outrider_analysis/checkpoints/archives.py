@@ -104,7 +104,8 @@ def _directory(read: Read, start: int, length: int) -> tuple[list[_Member], int,
     names = {member.name for member in members}
     if len(names) != len(members):
         raise ArchiveError("lists a member twice")
-    return members, at, bool(members) and all(member.crc == 0 and member.size for member in members)
+    plain = not any(member.crc for member in members) and any(member.size for member in members)
+    return members, at, plain
 
 
 def _is_archive(read: Read, start: int, length: int) -> bool:
