@@ -102,14 +102,18 @@ class Keepers:
     def states(self) -> tuple[records.KeeperState, ...]:
         """What every keeper holds, for the hello.
 
-        A keeper that has not answered yet is no keeper without ranks: the ranks it is known to have had are told as
-        long as their processes exist, so that the controller never takes a busy keeper for a lost one.
+        A keeper that lives and has not answered yet is no keeper without ranks: it is told with the ranks that it is
+        known to have had, also those whose processes have ended since, so that the controller never takes a busy keeper
+        for a lost one. How ranks ended follows as observations.
         """
         told = [held.standing.state() for held in self._held.values()]
         for job, alive in self._not_yet.items():
-            lives_ = {rank: pid for rank, pid in alive.pids.items() if host.start_ticks(pid) is not None}
-            if job not in self._held and lives_:
-                told.append(standing.Standing(self._node, job, alive.generation, living=lives_).state())
+            if job in self._held or not alive.generation:
+                continue
+            living = {rank: pid for rank, pid in alive.pids.items() if host.start_ticks(pid) is not None}
+            if living or lives(home.of(self._runtime, job)):
+                gone = set(alive.pids) - set(living)
+                told.append(standing.Standing(self._node, job, alive.generation, living=living, gone=gone).state())
         return tuple(told)
 
     def living(self, besides: str = "") -> int:
@@ -328,7 +332,7 @@ def leftover(path: Path) -> tuple[str, list[tuple[int, records.Json]]]:
 
 def _alive(held: Held) -> spool.Alive | None:
     now = held.standing
-    return spool.Alive(now.generation, dict(now.living)) if now.living else None
+    return spool.Alive(now.generation, dict(now.living)) if now.generation else None
 
 
 def _decoded(line: bytes) -> records.Json | None:

@@ -208,7 +208,7 @@ class Spool:
     # --- what runs, for the agent after this one ----------------------------------------------------------------------
 
     def remember_alive(self, job: str, alive: Alive | None) -> None:
-        """Keep which ranks of ``job`` run under its keeper; None when none does, or all are accounted for."""
+        """Keep which ranks of ``job`` run under its keeper, none among them; None when the keeper is gone for good."""
         self._write([], {job: alive})
 
     def alive(self) -> dict[str, Alive]:

@@ -240,6 +240,29 @@ def test_ranks_of_a_keeper_that_does_not_answer_yet_are_told_in_the_hello() -> N
     play(scenario)
 
 
+def test_a_keeper_that_does_not_answer_yet_is_told_although_its_ranks_have_ended() -> None:
+    async def scenario(node: world.Node, controller: world.Controller, args: dict[str, Any]) -> None:
+        pids = await begin(node, controller, args)
+        node.agents[0].kill()
+        node.agents[0].wait()
+        keeper = node.pids()[0]
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            for pid in pids.values():
+                os.kill(pid, signal.SIGKILL)
+            node.start()
+            await world.until(lambda: len(controller.hellos) == 2, "the next agent")
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        (told,) = controller.hellos[1].keepers
+        assert (told.job, told.generation) == ("j", 1)  # a controller that missed it would take its ranks for lost
+        await world.until(lambda: len(controller.observed("rank-exited")) == 2, "the ends of both ranks")
+        assert {seen.evidence["signal"] for seen in controller.observed("rank-exited")} == {"SIGKILL"}
+        assert not controller.observed("keeper-lost")
+
+    play(scenario)
+
+
 def test_orders_of_an_older_generation_are_refused_and_harm_nothing() -> None:
     async def scenario(node: world.Node, controller: world.Controller, args: dict[str, Any]) -> None:
         node.start()

@@ -6,12 +6,14 @@ down every start, step and commit themselves, so that what was done twice shows 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -20,12 +22,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
-from outrider_controller import ledger, tokens
+from outrider_controller import ledger, runbook_files, tokens
 from outrider_controller.core import records
 from tests import saves
 from tests.end_to_end.world import processes, wait_for
@@ -129,6 +131,11 @@ class Cluster:
         self.state, self.work = self.folder / "state", self.folder / "work"
         self.state.mkdir(mode=0o700)
         self.work.mkdir()
+        self.runbooks = self.folder / "runbooks"
+        self.runbooks.mkdir()
+        for book in runbook_files.BUILT_IN.glob("*.md"):
+            # An agent that is started again on a busy machine may take longer than a host is waited for.
+            (self.runbooks / book.name).write_text(re.sub(r"silence_s: [\d.]+", "silence_s: 60", book.read_text()))
         (self.work / "job.py").write_text(JOB)
         for step in range(SAVE_EVERY, STEPS_MAX + 1, SAVE_EVERY):
             saves.write(self.work / f"content-{step}", saves.content(step))
@@ -148,7 +155,7 @@ class Cluster:
     # --- what runs -----------------------------------------------------------------------------------------------
 
     def start_controller(self) -> None:
-        self._start("controller", "controller", "--listen", "127.0.0.1:0")
+        self._start("controller", "controller", "--listen", "127.0.0.1:0", "--runbooks", str(self.runbooks))
         wait_for(self._answers)
 
     def _answers(self) -> bool:
@@ -351,18 +358,26 @@ def play(cluster: Cluster, seed: int, victims: tuple[str, ...]) -> Job:
     return job
 
 
-def clusters() -> Iterator[Callable[[], Cluster]]:
-    """One cluster for many jobs; made anew after a test that failed on it."""
-    made: list[Cluster] = []
+class Clusters:
+    """One cluster for many jobs, made anew after a job that failed on it."""
 
-    def current() -> Cluster:
-        if not made:
-            made.append(Cluster())
-            made[0].start()
-        return made[0]
+    def __init__(self) -> None:
+        self._made: Cluster | None = None
 
-    try:
-        yield current
-    finally:
-        for cluster in made:
-            cluster.end()
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Cluster]:
+        """The cluster, for one job."""
+        if self._made is None:
+            self._made = Cluster()
+        try:
+            if not self._made.processes:
+                self._made.start()
+            yield self._made
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        if self._made is not None:
+            self._made.end()
+            self._made = None

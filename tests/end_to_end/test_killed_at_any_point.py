@@ -1,6 +1,6 @@
 """Controller and agents end by SIGKILL at any point of an incident: one incident, nothing twice, no second lost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,8 +12,10 @@ VICTIMS = {"controller": ("controller",), "agent": ("agent",), "both": ("control
 
 
 @pytest.fixture(scope="module")
-def current() -> Iterator[Callable[[], killing.Cluster]]:
-    yield from killing.clusters()
+def clusters() -> Iterator[killing.Clusters]:
+    made = killing.Clusters()
+    yield made
+    made.end()
 
 
 def cases() -> list[object]:
@@ -29,7 +31,7 @@ def cases() -> list[object]:
 
 @pytest.mark.parametrize(("whom", "seed"), cases())
 def test_a_kill_at_any_point_of_an_incident_changes_nothing_of_its_end(
-    current: Callable[[], killing.Cluster], whom: str, seed: int
+    clusters: killing.Clusters, whom: str, seed: int
 ) -> None:
-    job = killing.play(current(), seed, VICTIMS[whom])
-    job.assert_done_once("rank-killed")
+    with clusters.lent() as cluster:
+        killing.play(cluster, seed, VICTIMS[whom]).assert_done_once("rank-killed")
