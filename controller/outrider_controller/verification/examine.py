@@ -205,7 +205,7 @@ def _content(look: _Look, tell: Tell) -> Verdict:
 
 
 def _trust(look: _Look, tree: str) -> str:
-    """How far up the ladder: each word promises what the one before it does, and more (docs/decisions/0011)."""
+    """How far up the ladder: each word promises what the one before it does, and more (docs/decisions/0012)."""
     if look.manifest is None and look.request.tree != tree:
         return "complete"
     return "loadable" if metadata.NAME in look.found else "hashed"
