@@ -86,7 +86,7 @@ def save(step):
     files = {file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
              for file in draft.iterdir()}
     said = {"format": 1, "step": step, "run": "dummy", "attempt": attempt, "generation": generation, "mesh": "",
-            "world_size": world, "saved_at": time.time(), "files": files}
+            "world_size": world, "saved_at": "2026-01-31T03:00:00+00:00", "files": files}
     (draft / "manifest.json").write_text(json.dumps(said))
     if run.may_commit():
         draft.rename(final)
