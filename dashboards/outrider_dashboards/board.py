@@ -18,6 +18,8 @@ from outrider_dashboards.parts import chart, curves, headline, incidents, ranks,
 
 REFRESH_S: Final = 2.0
 INCIDENTS_ON_A_PAGE: Final = 15
+CHART_PART: Final = 0.005  # of the chart's width
+CHART_EVERY_S_MAX: Final = 30.0
 SPANS: Final = {"10 min": 600.0, "1 h": 3600.0, "1 d": 86400.0, "1 week": 7 * 86400.0}
 NO_STEP: Final = '<div class="o soft">No step has been finished yet; the curves begin with the first.</div>'
 
@@ -162,13 +164,21 @@ def _curves(picture: looking.Picture, where: tzinfo, last_s: float | None) -> No
                 return
         drawn = [title.partition(",")[0].lower() for title, _, _ in curves.rows(picture)]
         chart.show(
-            curves.figure(picture, where, last_s),
+            lambda: curves.figure(picture, where, last_s),
             ((picture.status or {}).get("job"), last_s, len(drawn)),
+            ((picture.status or {}).get("state"), len(reading.incidents(picture)), len(reading.attempts(picture))),
+            _pace_s(picture, last_s),
             f"{', '.join(drawn)} over time, with interruptions as bands",
         )
         reason = ((picture.report or {}).get("mfu") or {}).get("reason")
         if reason:
             streamlit.html(f'<div class="o soft">MFU is not drawn: {words.safe(reason)}.</div>')
+
+
+def _pace_s(picture: looking.Picture, last_s: float | None) -> float:
+    """How long until new samples move the curves by a part that can be seen."""
+    shown_s = min(last_s or float("inf"), (picture.report or {}).get("elapsed_s") or 0.0)
+    return min(max(REFRESH_S, shown_s * CHART_PART), CHART_EVERY_S_MAX)
 
 
 def _spans(picture: looking.Picture) -> None:

@@ -67,8 +67,15 @@ def test_a_new_chart_is_shown_once_it_has_been_drawn_hidden() -> None:
     pair = chart.Pair()
     seen = []
     for newest in "aabcdd":
-        pair.take(newest, "demo")
+        before = list(pair.drawn)
+        if pair.step("demo"):
+            pair.take(newest)
         seen.append(pair.drawn[pair.shown])
-    assert seen == ["a", "a", "a", "b", "c", "d"]
-    pair.take("other", "another job")
+        assert not before or seen[-1] in before, "what is seen was drawn before"
+        assert not before or pair.drawn[pair.shown] == seen[-2] or pair.drawn == before, (
+            "the older one may still be seen"
+        )
+    assert seen == ["a", "a", "a", "b", "b", "d"]
+    assert pair.step("another job")
+    pair.take("other")
     assert pair.drawn[pair.shown] == "other"

@@ -1,12 +1,15 @@
 """A chart that follows growing curves without a blink.
 
-Streamlit (1.67) mounts a chart anew whenever its content changes, which leaves one blank frame: every 2 seconds, on a
-page that follows a job. So there are two charts on one place. A new one is drawn while it is hidden, and shown at the
-next refresh, when it has long been drawn; the price is that curves are one refresh behind the numbers above them.
+Streamlit (1.67) mounts a chart anew whenever its content changes, which leaves a blank frame, every 2 seconds on a page
+that follows a job. So there are two charts on one place. A new one is drawn while it is hidden, is shown at the next
+refresh if the browser has drawn it by then, and only after that the other one is drawn anew. Curves are one refresh
+behind the numbers above them, and of a long job they are drawn as seldom as a change of them could be seen.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,27 +28,39 @@ class Pair:
     drawn: list[str] = field(default_factory=list)
     shown: int = 0
     waiting: bool = False
-    about: Any = None
+    subject: Any = None
+    edge: Any = None
+    taken_at: float = 0.0  # monotonic
 
-    def take(self, newest: str, about: Any) -> None:
-        """Show what was drawn before, and have ``newest`` drawn. Another subject (``about``) is shown at once."""
-        if not self.drawn or about != self.about:
-            self.drawn, self.shown, self.waiting, self.about = [newest, ""], 0, False, about
-            return
-        if self.waiting:
-            self.shown, self.waiting = 1 - self.shown, False
-        if newest != self.drawn[self.shown]:
+    def step(self, subject: Any) -> bool:
+        """One refresh: show what was drawn before. Whether a new chart may be drawn now."""
+        if self.drawn and subject == self.subject:
+            was_waiting, self.waiting = self.waiting, False
+            self.shown = 1 - self.shown if was_waiting else self.shown
+            return not was_waiting
+        self.drawn, self.shown, self.waiting, self.subject = [], 0, False, subject
+        return True
+
+    def take(self, newest: str) -> None:
+        """Have ``newest`` drawn: hidden, unless nothing has been drawn yet."""
+        if not self.drawn:
+            self.drawn = [newest, ""]
+        elif newest != self.drawn[self.shown]:
             self.drawn[1 - self.shown], self.waiting = newest, True
 
 
-def show(figure: Any, about: Any, alt: str) -> None:
-    """Draw ``figure``, which is of ``about`` (a job and a span of time, say)."""
+def show(figure: Callable[[], Any], subject: Any, edge: Any, every_s: float, alt: str) -> None:
+    """Draw ``figure`` of ``subject`` (a job and a span of time, say): every ``every_s``, and when ``edge`` changes."""
     import plotly.io
 
     pair: Pair = streamlit.session_state.setdefault(STATE, Pair())
-    pair.take(figure.to_json(), about)
-    hidden = f"<style>.st-key-chart-{1 - pair.shown}{{visibility:hidden}}</style>"
-    streamlit.html(hidden)
+    now = time.monotonic()
+    if pair.step(subject) and (not pair.drawn or edge != pair.edge or now - pair.taken_at >= every_s):
+        pair.take(figure().to_json())
+        pair.edge, pair.taken_at = edge, now
+    # Whatever is older hides once the newer one is there.
+    newer = f".st-key-charts:has(.st-key-chart-{pair.shown} .main-svg)"
+    streamlit.html(f"<style>{newer} .st-key-chart-{1 - pair.shown}{{visibility:hidden}}</style>")
     with streamlit.container(key="charts"):
         for place, drawn in enumerate(pair.drawn):
             with streamlit.container(key=f"chart-{place}"):
