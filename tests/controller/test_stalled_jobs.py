@@ -16,6 +16,7 @@ from tests.controller import house
 from tests.core import hanging
 
 LIMITS = {"stall_s": 0.4}  # so that seconds, and not minutes, of silence are too long
+HEARTBEAT_S = 1.0  # on a busy machine a node that beats faster is silent now and then, and then nobody is suspected
 
 
 def progress(agent: house.Agent, step: int) -> tuple[records.RankProgress, ...]:
@@ -53,7 +54,10 @@ def opened(running: controllers.Controller) -> str:
 
 def test_a_rank_that_hangs_is_looked_at_named_and_the_job_is_back(tmp_path: Path) -> None:
     async def work() -> None:
-        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1") as made:
+        async with (
+            house.controller(tmp_path, heartbeat_s=HEARTBEAT_S) as running,
+            house.agents(running, tmp_path, "n0", "n1") as made,
+        ):
             await house.training(running, made, limits=LIMITS)
             await train(made, range(2, 12))
             await stalls(made, {2: "spins"})
@@ -72,7 +76,10 @@ def test_a_rank_that_hangs_is_looked_at_named_and_the_job_is_back(tmp_path: Path
 
 def test_a_job_that_goes_on_by_itself_is_left_alone(tmp_path: Path) -> None:
     async def work() -> None:
-        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1") as made:
+        async with (
+            house.controller(tmp_path, heartbeat_s=HEARTBEAT_S) as running,
+            house.agents(running, tmp_path, "n0", "n1") as made,
+        ):
             await house.training(running, made, limits=LIMITS)
             await train(made, range(2, 12))
             await stalls(made, {0: "works"})
@@ -89,7 +96,10 @@ def test_a_job_that_goes_on_by_itself_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("trouble", ["refused", "nonsense"])
 def test_agents_that_cannot_look_hold_nothing_up_and_nothing_is_ended_for_it(tmp_path: Path, trouble: str) -> None:
     async def work() -> None:
-        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1") as made:
+        async with (
+            house.controller(tmp_path, heartbeat_s=HEARTBEAT_S) as running,
+            house.agents(running, tmp_path, "n0", "n1") as made,
+        ):
             await house.training(running, made, limits=LIMITS)
             await train(made, range(2, 12))
             for agent in made:
@@ -108,7 +118,10 @@ def test_agents_that_cannot_look_hold_nothing_up_and_nothing_is_ended_for_it(tmp
 
 def test_a_node_that_is_away_while_all_are_asked_is_named_and_nobody_waits_for_it(tmp_path: Path) -> None:
     async def work() -> None:
-        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1") as made:
+        async with (
+            house.controller(tmp_path, heartbeat_s=HEARTBEAT_S) as running,
+            house.agents(running, tmp_path, "n0", "n1") as made,
+        ):
             await house.training(running, made, limits={"stall_s": 0})
             await stalls(made, {})
             await made[1].go()
@@ -122,7 +135,10 @@ def test_a_node_that_is_away_while_all_are_asked_is_named_and_nobody_waits_for_i
 
 def test_the_effect_tells_equal_ranks_once_and_asks_only_the_nodes_of_the_ranks_that_are_wanted(tmp_path: Path) -> None:
     async def work() -> None:
-        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1") as made:
+        async with (
+            house.controller(tmp_path, heartbeat_s=HEARTBEAT_S) as running,
+            house.agents(running, tmp_path, "n0", "n1") as made,
+        ):
             await house.training(running, made, limits={"stall_s": 0})
             await stalls(made, {3: "spins"})
             job = running.state.jobs["demo"]
@@ -146,7 +162,10 @@ def test_the_effect_tells_equal_ranks_once_and_asks_only_the_nodes_of_the_ranks_
 
 def test_a_stopped_rank_is_ended_without_any_deadline(tmp_path: Path) -> None:
     async def work() -> None:
-        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1") as made:
+        async with (
+            house.controller(tmp_path, heartbeat_s=HEARTBEAT_S) as running,
+            house.agents(running, tmp_path, "n0", "n1") as made,
+        ):
             await house.training(running, made, limits={"stall_s": 600})
             await train(made, range(2, 6))
             await stalls(made, {3: "stopped"})
@@ -164,11 +183,14 @@ def test_a_stopped_rank_is_ended_without_any_deadline(tmp_path: Path) -> None:
 
 def test_what_phases_took_is_known_to_the_next_controller(tmp_path: Path) -> None:
     async def work() -> None:
-        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1") as made:
+        async with (
+            house.controller(tmp_path, heartbeat_s=HEARTBEAT_S) as running,
+            house.agents(running, tmp_path, "n0", "n1") as made,
+        ):
             await house.training(running, made)
             await train(made, range(2, 12))
             await house.until(lambda: len(running._series.durations("demo").get("step", [])) >= 9, "nine steps")
-        async with house.controller(tmp_path) as running:
+        async with house.controller(tmp_path, heartbeat_s=HEARTBEAT_S) as running:
             assert len(running._series.durations("demo")["step"]) >= 9
             assert running._series.durations("demo")["start"]
 
