@@ -523,6 +523,16 @@ def test_a_saved_checkpoint_is_verified_and_one_that_is_gone_is_said_to_be(tmp_p
     assert (gone.result["gone"], gone.result["problems"]) == (True, [])
 
 
+def test_a_later_look_knows_the_content_of_the_first(tmp_path: Path) -> None:
+    path = foreign(tmp_path, 8)
+    first = performed(tmp_path, "verify-checkpoint", path=str(path), step=8).result
+    again = performed(tmp_path, "verify-checkpoint", path=str(path), step=8, tree=first["tree"]).result
+    assert (first["trust"], again["trust"]) == ("complete", "loadable")
+    (path / "__1_0.distcp").write_bytes(saves.content(7)["__1_0.distcp"])
+    changed = performed(tmp_path, "verify-checkpoint", path=str(path), step=8, tree=first["tree"]).result
+    assert [p["kind"] for p in changed["problems"]] == ["changed"]
+
+
 def test_old_checkpoints_go_and_protected_newest_and_strange_ones_stay(tmp_path: Path) -> None:
     paths = [saved(tmp_path, step) for step in (8, 16, 24, 32, 40)]
     (tmp_path / "notes-1").mkdir()

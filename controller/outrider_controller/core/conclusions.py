@@ -112,8 +112,8 @@ class EffectRequested:
     - find-checkpoint: generation, before_step (None: any), distrusted {path: why}, known {path: a Verdict's trust,
       fingerprint and tree} -> {"path" (empty for none), "step", "trust", "rejected": [{"path", "why"}],
       "judged": [Verdict]}; raises the fence first
-    - verify-checkpoint: path, step -> Verdict: {"path", "step", "trust", "fingerprint", "tree", "problems": [{"file",
-      "kind", "text"}], "bytes", "files", "seconds", "gone": bool}
+    - verify-checkpoint: path, step, tree (of the verdict before, if any) -> Verdict: {"path", "step", "trust",
+      "fingerprint", "tree", "problems": [{"file", "kind", "text"}], "bytes", "files", "seconds", "gone": bool}
     - prune-checkpoints: keep, protect [path] -> {"removed": [path], "kept": [path]}
     - release-job: placement -> {} (the job is over: keepers go away)
     - notify: incident, event (opened or closed) -> {"delivered": [sink], "failed": [{"sink", "error"}]}

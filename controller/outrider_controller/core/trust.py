@@ -98,7 +98,7 @@ def look_again(turn: Turn, name: str) -> None:
         return
     best = next((k for k in job.checkpoints if not k.distrust and k.trust != vocabulary.REJECTED), None)
     if best is not None:
-        turn.effect(name, "verify-checkpoint", None, path=best.path, step=best.step)
+        turn.effect(name, "verify-checkpoint", None, path=best.path, step=best.step, tree=best.tree)
 
 
 def verified(turn: Turn, fact: records.EffectDone, effect: records.EffectRequested) -> None:
