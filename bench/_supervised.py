@@ -29,8 +29,8 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 TRAIN: Final = REPOSITORY / "examples" / "llama4d" / "train.py"
 MESH: Final = "dp=2,pp=2,cp=1,tp=2"
 RANKS: Final = 8
-WAIT_S_MAX: Final = 300.0
-POLL_S: Final = 0.005
+WAIT_S_MAX: Final = 600.0
+POLL_S: Final = 0.01
 
 Found = TypeVar("Found")
 Row = TypeVar("Row", bound=records.Row)

@@ -93,7 +93,9 @@ def deadline(phase: str, durations: Sequence[float], stall_s: float, rate: float
         basis = f"this job has no {_NOUNS[phase]} to learn from yet; {_seconds(floor_look)} is the floor"
         return Deadline(phase, floor_look, floor_act, basis, None, rate)
     typical = statistics.median(seen)
-    learned = max((RATIO if phase in OFTEN else SELDOM_RATIO) * typical, bound(seen, rate))
+    often = phase in OFTEN
+    furthest = (FURTHEST * (1 + PRIOR_SAMPLES / len(seen)) if often else SLOWER) * max(seen)
+    learned = max((RATIO if often else SELDOM_RATIO) * typical, min(bound(seen, rate), furthest))
     look = max(floor_look, learned)
     act = max(floor_act, learned * ACT_OVER_LOOK)
     took = f"{_NOUNS[phase]} of this job took {_seconds(typical)} (median of {len(seen)})"
@@ -113,9 +115,7 @@ def bound(durations: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
     found = _lognormal(durations, rate)
     if len(slow) >= max(SECOND_MODE_COUNT_MIN, SECOND_MODE_SHARE_MIN * len(durations)):
         found = max(found, _lognormal(slow, rate))
-    longest = max(durations)
-    furthest = FURTHEST * (1 + PRIOR_SAMPLES / len(durations)) * longest
-    return max(min(SLOWER * found, furthest), 2.0 * longest)
+    return max(SLOWER * found, 2.0 * max(durations))
 
 
 def _lognormal(durations: Sequence[float], rate: float) -> float:

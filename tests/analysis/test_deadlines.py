@@ -103,6 +103,8 @@ def test_forked_starts_among_cold_ones_do_not_make_a_start_last_for_ever() -> No
     """From a run whose ranks were forked five times and started cold once: 5,987 s once came of it."""
     mixed = [12.33, 0.093, 0.216, 0.143, 0.441, 0.00004]
     assert deadlines.deadline("start", mixed, STALL_S).look_s == 60.0
+    busy = [75.0, 2.1, 3.0, 1.2]
+    assert deadlines.deadline("start", busy, STALL_S).look_s <= 3 * 75.0
     for cold in range(1, 12):
         durations = [12.0] * cold + [0.9] * (12 - cold)
         assert deadlines.deadline("start", durations, STALL_S).look_s <= 12 * 12.0
