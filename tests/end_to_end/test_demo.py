@@ -1,6 +1,8 @@
 """`outrider demo` trains a real 4D job, is hit by real faults, and ends with the bits of the uninterrupted run."""
 
 import json
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -16,17 +18,39 @@ def demo(world: World, *options: str, wait_s: float = 240) -> tuple[dict[str, ob
     return json.loads(path.read_text()), done.stdout + done.stderr
 
 
-def test_a_killed_rank_of_a_small_demo_costs_no_bit(world: World) -> None:
-    report, said = demo(world, "--mesh", "tp=2", "--nodes", "1", "--steps", "12", "--faults", "kill")
+def test_a_killed_rank_a_damaged_checkpoint_and_a_nan_cost_no_bit_of_a_small_demo(world: World) -> None:
+    report, said = demo(world, "--mesh", "tp=2", "--nodes", "1", "--steps", "26", "--faults", "kill,corrupt,nan")
     assert report["loss_equal_to_uninterrupted"] is True
     assert report["simulated_hosts"] is True
-    assert report["by_cause"].keys() == {"rank-killed"}  # type: ignore[attr-defined]
-    [fault] = report["faults"]  # type: ignore[misc]
-    [incident] = report["incidents"]  # type: ignore[misc]
-    assert incident["suspects"]["ranks"] == [fault["rank"]]
-    assert report["compared"]["lines"] > 12  # type: ignore[index]
+    assert report["by_cause"].keys() == {"rank-killed", "loss-nan"}  # type: ignore[attr-defined]
+    killed, corrupt, nan = report["faults"]  # type: ignore[misc]
+    assert (killed["named"], corrupt["named"], nan["named"]) == (True, True, None)
+    assert all(fault["cause_right"] for fault in (killed, corrupt, nan))
+    assert corrupt["damage_refused"]
+    incidents = {one["id"]: one for one in report["incidents"]}  # type: ignore[attr-defined]
+    assert incidents[killed["incident"]]["suspects"]["ranks"] == [killed["rank"]]
+    assert incidents[corrupt["incident"]]["from_checkpoint"]["path"] != corrupt["checkpoint"]["path"]
+    assert report["compared"]["lines"] > 26  # type: ignore[index]
+    assert report["compared"]["not_finite"] > 0  # type: ignore[index]
+    assert report["mfu"]["while_training"] > 0  # type: ignore[index]
+    assert "peak" in said
     assert "bit for bit" in said
     assert "simulated hosts" in said
+
+
+@pytest.mark.slow
+def test_the_page_of_a_demo_answers_while_it_runs_and_is_gone_with_it(world: World) -> None:
+    running = world.start("demo", "--mesh", "dp=1", "--nodes", "1", "--steps", "60", "--faults", "none")
+    assert running.stderr is not None
+    said = next(line for line in running.stderr if "the page that follows this job" in line)
+    health = said.split()[-1] + "/_stcore/health"
+    with urllib.request.urlopen(health, timeout=30) as answer:
+        assert answer.status == 200
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == 0, err
+    assert "bit for bit" in out
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(health, timeout=5)
 
 
 @pytest.mark.slow
