@@ -137,7 +137,8 @@ header[data-testid="stHeader"],[data-testid="stStatusWidget"]{display:none}
  color:var(--ink);border-radius:5px;padding:.08rem .3rem}
 .o pre{padding:.55rem .75rem;white-space:pre-wrap;margin:.4rem 0;border:1px solid var(--line)}
 [data-testid="stLayoutWrapper"]:has(>[data-testid="stVerticalBlock"]:empty){display:none}
-.st-key-charts{display:grid!important}.st-key-charts>*{grid-area:1/1;min-width:0}
+.st-key-charts{display:grid!important;grid-template-columns:minmax(0,1fr);justify-items:stretch;width:100%}
+.st-key-charts>*{grid-area:1/1;min-width:0;width:100%}
 .st-key-curves{background:var(--card);border-color:var(--line)!important;border-radius:10px!important}
 @media(min-width:1800px){.js-plotly-plot text{font-size:15px!important}}
 @media(min-width:2500px){.js-plotly-plot text{font-size:19px!important}}
