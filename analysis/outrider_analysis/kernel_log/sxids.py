@@ -1,0 +1,267 @@
+"""What an NVSwitch says by number: SXids, judged for the third-generation switch of an HGX H100 node.
+
+Numbers and classes follow the open driver of that switch generation (fatal and contained codes end the job on the
+node), not the older user guide that most public lists copy. The words Fatal and Non-fatal in the line outweigh the
+row; see switches.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from outrider_analysis.kernel_log.faults import SwitchFault
+
+SXIDS: Final = (
+    SwitchFault((10001,), "switch register access error", "hardware", "warning", "none", "Faulty GPU", True),
+    SwitchFault((10002,), "switch register access timeout", "hardware", "warning", "none", "Faulty GPU", False),
+    SwitchFault((10003,), "unhandled switch interrupt", "hardware", "fatal", "reboot_node", "Faulty GPU", False),
+    SwitchFault((10004,), "switch over temperature start", "thermal", "warning", "check_fabric", None, True),
+    SwitchFault((10005,), "switch over temperature end", "thermal", "info", "none", None, True),
+    SwitchFault((10006,), "switch thermal shutdown", "thermal", "fatal", "contact_support", None, True),
+    SwitchFault((10007,), "switch input/output failure", "hardware", "fatal", "reboot_node", "Faulty GPU", True),
+    SwitchFault((10008,), "switch firmware did not start", "hardware", "fatal", "reboot_node", "Faulty GPU", True),
+    SwitchFault(
+        (10009,), "switch firmware in recovery mode", "hardware", "fatal", "contact_support", "Faulty GPU", True
+    ),
+    SwitchFault((10010,), "secure NVLink setup error", "hardware", "error", "contact_support", "Faulty GPU", True),
+    SwitchFault(
+        (11001, 11009, 11013, *range(11017, 11021), *range(11028, 11031)),
+        "ingress port fault",
+        "hardware",
+        "fatal",
+        "reset_gpu",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (11004, *range(11034, 11037)),
+        "ingress access-control violation",
+        "hardware",
+        "error",
+        "check_fabric",
+        "Dependency",
+        True,
+    ),
+    SwitchFault(
+        (
+            11011,
+            *range(11014, 11017),
+            *range(11024, 11028),
+            *range(11031, 11034),
+            *range(11037, 11040),
+            *range(11043, 11048),
+        ),
+        "ingress table or address mismatch",
+        "hardware",
+        "error",
+        "check_fabric",
+        "Dependency",
+        True,
+    ),
+    SwitchFault(
+        (11012, *range(11021, 11024), *range(11040, 11043)),
+        "ingress corrected ECC limit",
+        "hardware",
+        "warning",
+        "none",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (12001, 12002, 12014, 12020, 12022, *range(12024, 12028), *range(12029, 12036), 12039, 12041, 12043, 12047),
+        "egress port fault",
+        "hardware",
+        "fatal",
+        "reset_gpu",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (12021, 12023, 12036, 12038, 12040, 12042, 12044, 12046),
+        "egress corrected ECC limit",
+        "hardware",
+        "warning",
+        "none",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault((12028,), "egress privileged response error", "hardware", "error", "restart_app", "Faulty GPU", True),
+    SwitchFault(
+        (12037, 12045, *range(12048, 12052)),
+        "egress reduction or multicast fault",
+        "hardware",
+        "error",
+        "restart_app",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (14001, 14002, 14008, 14010, 14017, 14018),
+        "tag state fault",
+        "hardware",
+        "fatal",
+        "reset_gpu",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault((14007, 14009), "tag state corrected ECC limit", "hardware", "warning", "none", "Faulty GPU", True),
+    SwitchFault(
+        (15001, 15009, 15010, 15012, 15013, 15015, 15017, 15019),
+        "routing unit fault",
+        "hardware",
+        "fatal",
+        "reset_gpu",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault((15002, 15003, 15020), "routing policy error", "hardware", "error", "check_fabric", "Dependency", True),
+    SwitchFault(
+        (15008, 15011, 15014, 15016, 15018),
+        "routing corrected ECC limit",
+        "hardware",
+        "warning",
+        "none",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault((18020,), "link interface clock request fault", "nvlink", "fatal", "reset_gpu", "Faulty GPU", True),
+    SwitchFault(
+        (
+            19004,
+            19009,
+            *range(19013, 19016),
+            19021,
+            19027,
+            19028,
+            *range(19030, 19033),
+            *range(19036, 19040),
+            19046,
+            19047,
+            *range(19050, 19054),
+            19080,
+            19081,
+            19083,
+        ),
+        "transaction layer fault",
+        "nvlink",
+        "fatal",
+        "check_nvlink",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (19048, 19056, 19058, 19061, 19064, 19067),
+        "transaction layer data double-bit error",
+        "nvlink",
+        "error",
+        "restart_app",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (19049, 19062, 19065, 19068, 19071),
+        "transaction layer corrected ECC limit",
+        "nvlink",
+        "warning",
+        "none",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (19054, 19060, 19063, 19066, 19069, 19070),
+        "transaction layer double-bit error",
+        "nvlink",
+        "fatal",
+        "check_nvlink",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (19055, 19057, 19059),
+        "transaction layer receive ECC limit",
+        "nvlink",
+        "fatal",
+        "check_nvlink",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (*range(19072, 19080),), "link response timer expired", "nvlink", "error", "check_nvlink", "Faulty GPU", True
+    ),
+    SwitchFault(
+        (19082,), "privileged response status on receive", "nvlink", "error", "restart_app", "Faulty GPU", True
+    ),
+    SwitchFault((19084,), "link heartbeat timeout", "nvlink", "error", "check_nvlink", "Faulty GPU", True),
+    SwitchFault((20001,), "link replay", "nvlink", "warning", "none", "Faulty GPU", True),
+    SwitchFault((20002,), "short link recovery", "nvlink", "warning", "none", "Faulty GPU", True),
+    SwitchFault((20003,), "long link recovery", "nvlink", "error", "check_nvlink", "Faulty GPU", False),
+    SwitchFault(
+        (*range(20004, 20009),), "data link protocol fault", "nvlink", "fatal", "check_nvlink", "Faulty GPU", True
+    ),
+    SwitchFault((20009, 20010), "receive error rate high", "nvlink", "warning", "check_nvlink", "Faulty GPU", True),
+    SwitchFault((20011,), "link analyser trigger", "nvlink", "info", "none", None, True),
+    SwitchFault((20012,), "receive CRC count", "nvlink", "warning", "check_nvlink", "Faulty GPU", True),
+    SwitchFault((20014,), "link state machine protocol fault", "nvlink", "fatal", "check_nvlink", "Faulty GPU", True),
+    SwitchFault(
+        (20034,), "link failed upward (lost from active)", "nvlink", "fatal", "check_nvlink", "Faulty GPU", True
+    ),
+    SwitchFault((20035,), "link failed downward", "nvlink", "fatal", "check_nvlink", "Faulty GPU", True),
+    SwitchFault((*range(20036, 20039),), "physical layer fault", "nvlink", "fatal", "check_nvlink", "Faulty GPU", True),
+    SwitchFault((22003, 22010, 22011), "link controller halted", "nvlink", "fatal", "reboot_node", "Faulty GPU", True),
+    SwitchFault((22012,), "link controller fatal link event", "nvlink", "fatal", "check_nvlink", "Faulty GPU", True),
+    SwitchFault((22013,), "link controller non-fatal event", "nvlink", "info", "none", None, True),
+    SwitchFault((*range(23001, 23018),), "crossbar fault", "hardware", "fatal", "reboot_node", "Faulty GPU", True),
+    SwitchFault(
+        (*range(24001, 24004),),
+        "source tracking corrected ECC limit",
+        "hardware",
+        "warning",
+        "none",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault((*range(24004, 24011),), "source tracking fault", "hardware", "fatal", "reset_gpu", "Faulty GPU", True),
+    SwitchFault(
+        (*range(25001, 25007),), "link state request rejected", "nvlink", "warning", "check_fabric", "Dependency", True
+    ),
+    SwitchFault(
+        (*range(25007, 25010),),
+        "link interface reset sequence fault",
+        "nvlink",
+        "fatal",
+        "reboot_node",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault((25010,), "link training failed", "nvlink", "fatal", "check_nvlink", "Faulty GPU", True),
+    SwitchFault(
+        (*range(26001, 26009),),
+        "switch security controller fault",
+        "hardware",
+        "fatal",
+        "reboot_node",
+        "Faulty GPU",
+        True,
+    ),
+    SwitchFault(
+        (*range(27001, 27008),),
+        "optical module controller fault",
+        "hardware",
+        "error",
+        "check_fabric",
+        "Dependency",
+        False,
+    ),
+    SwitchFault(
+        (28001, 28003, 28005), "optical module over temperature", "thermal", "error", "check_fabric", None, False
+    ),
+    SwitchFault((28002, 28004), "optical module temperature cleared", "thermal", "info", "none", None, False),
+    SwitchFault((29001, 29003), "multicast corrected ECC limit", "hardware", "warning", "none", "Faulty GPU", True),
+    SwitchFault((29002, 29004, 29005), "multicast state fault", "hardware", "fatal", "reset_gpu", "Faulty GPU", True),
+    SwitchFault((29006,), "multicast timeout", "hardware", "error", "restart_app", "Faulty GPU", True),
+    SwitchFault((30001, 30003), "reduction corrected ECC limit", "hardware", "warning", "none", "Faulty GPU", True),
+    SwitchFault((30002, 30004, 30005), "reduction state fault", "hardware", "fatal", "reset_gpu", "Faulty GPU", True),
+    SwitchFault((30006,), "reduction timeout", "hardware", "error", "restart_app", "Faulty GPU", True),
+)
+
+BY_NUMBER: Final = {number: fault for fault in SXIDS for number in fault.numbers}
