@@ -290,7 +290,8 @@ class Nodes:
             log.warning("a node runs a job that is unknown here", extra={"node": node, "job": keeper.job})
             return
         attempt = job.attempt
-        current = attempt is not None and keeper.generation >= attempt.generation and not attempt.stopped
+        # A newer generation than the ledger knows is one that the ledger has lost.
+        current = attempt is not None and keeper.generation == attempt.generation and not attempt.stopped
         if job.over or (not current and keeper.state in ("running", "stopping")):
             self._launcher.end_stale(keeper.job, node, keeper, job.over, job.spec.limits.grace_s)
 

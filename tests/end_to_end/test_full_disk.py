@@ -13,7 +13,7 @@ from outrider_controller.core import records
 from tests.end_to_end import killing
 from tests.end_to_end.world import wait_for
 
-STEPS = 200
+STEPS = 120
 DISK_BYTES = 16 * 1024 * 1024
 
 

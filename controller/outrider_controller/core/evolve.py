@@ -104,7 +104,7 @@ def lost_its_ranks(job: states.JobState, row: records.NodeJoined) -> bool:
     attempt = job.attempt
     if job.over or attempt is None or attempt.running_at is None or row.node not in attempt.placement:
         return False
-    return not any(k.job == job.spec.name and k.generation >= attempt.generation for k in row.keepers)
+    return not any(k.job == job.spec.name and k.generation == attempt.generation for k in row.keepers)
 
 
 def _gone(state: State, name: str, node: str) -> State:
