@@ -140,6 +140,8 @@ class Stalls:
         watched = self._watched(name, job) if job is not None else None
         if job is None or watched is None or watched.pace is None or job.attempt is None:
             return []
+        if job.attempt.stop_wanted:
+            return []  # the last words of ranks that are ended are no progress
         found, now = job.attempt.suspicion, self._clock.monotonic()
         if found is not None and found.silent:
             return self._resumed(name, watched, found) if watched.pace.signs > watched.baseline else []

@@ -207,6 +207,15 @@ def test_nothing_is_suspected_while_an_attempt_is_being_stopped_or_over(store: s
     assert seen.wait(600) == []
 
 
+def test_last_words_of_ranks_that_are_being_ended_do_not_end_the_suspicion(store: series.Series) -> None:
+    seen = Watch(store)
+    seen.train(5)
+    assert [row.kind for row in seen.wait(60)] == ["suspected"]
+    seen.shell.record([records.EffectRequested(9.0, "demo", "demo-e2", "stop-attempt", {"generation": 1})])
+    seen.say(99.0, 5, "done", ranks=(0,))
+    assert seen.wait(30) == []
+
+
 @pytest.mark.parametrize("age", [None, 60.0])
 def test_nothing_is_suspected_while_a_node_is_not_heard(store: series.Series, age: float | None) -> None:
     seen = Watch(store)

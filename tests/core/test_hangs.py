@@ -201,6 +201,25 @@ def test_a_rank_that_is_killed_under_a_suspicion_is_a_killed_rank() -> None:
     assert (world.cause, world.of(records.Diagnosed)[-1].ranks) == ("rank-killed", (3,))
 
 
+def test_last_words_of_ranks_that_are_being_ended_are_no_progress_and_take_nothing_back() -> None:
+    world = training().hang(2, "spins").suspect(10)
+    while not world.of(records.IncidentOpened):
+        world.mute = world.of(records.Looked)[-1].agrees  # what follows from the next moment on stays on its way
+        world.wait(max(0.0, dict(world.job.timers)[records.TIMER_LOOK] - world.now))
+    world.resume().unmute().wait(15)
+    found = world.of(records.Diagnosed)[-1]
+    assert (found.cause, found.ranks) == ("rank-hung", (2,))
+
+
+def test_a_stopped_rank_that_is_continued_so_that_it_can_be_ended_was_stopped_all_the_same() -> None:
+    world = training().hang(3, "stopped")
+    world.mute = True
+    world.ask("hold")._told("rank-continued", 3)
+    assert world.job.attempt is not None
+    assert world.job.attempt.suspicion is not None
+    assert world.job.attempt.suspicion.stopped == (3,)
+
+
 def test_an_answer_that_comes_after_the_attempt_was_ended_changes_nothing() -> None:
     world = training().hang(2, "spins")
     world.mute = True

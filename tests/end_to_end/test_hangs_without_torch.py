@@ -122,7 +122,7 @@ def test_a_rank_that_spins_in_its_own_code_is_named_with_the_function(world: Wor
     assert (incident["cause"], incident["suspects"]) == (
         "rank-hung",
         {"ranks": [2], "gpus": [], "nodes": ["n0"], "links": []},
-    )
+    ), json.dumps(incident)
     assert " in shuffle" in json.dumps(incident["evidence"])
     assert " in receive" in json.dumps(incident["evidence"]), "and what the others waited in"
 
@@ -135,7 +135,7 @@ def test_a_stopped_rank_is_named_by_its_process_alone(world: World, rank: int) -
     assert (incident["cause"], incident["suspects"]) == (
         "rank-stopped",
         {"ranks": [rank], "gpus": [], "nodes": ["n0"], "links": []},
-    )
+    ), json.dumps(incident)
 
 
 @pytest.mark.slow

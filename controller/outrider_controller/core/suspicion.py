@@ -1,5 +1,8 @@
 """How a job's suspicion moves with the rows that tell of it: suspected, looked at, resumed, a rank stopped or running
 again. Nothing is decided here; ``evolve`` calls these for the rows of the attempt that is under way.
+
+Once the attempt is being stopped, what was known of it is evidence and stays: ranks that lose the one that is ended
+first say a last word of their own, and that is no progress.
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ def observed(job: states.JobState, row: records.Observed) -> states.JobState:
         since = _number(seen.evidence.get("since"), seen.at)
         before = found or states.Suspicion(since, job_step=row.job_step, still_since=row.at)
         return _with(job, dataclasses.replace(before, stopped=tuple(sorted((*others, seen.rank)))))
-    if found is None:
+    if found is None or job.attempt.stop_wanted:
         return job
     return _with(job, dataclasses.replace(found, stopped=others) if others or found.silent else None)
 
@@ -73,7 +76,7 @@ def observed(job: states.JobState, row: records.Observed) -> states.JobState:
 def timer(job: states.JobState, row: records.TimerFired) -> states.JobState:
     """How far the job is at the moment of the next look: a finished step is a sign of its own."""
     found = _of(job)
-    if found is None or row.job_step == found.job_step:
+    if found is None or job.attempt is None or job.attempt.stop_wanted or row.job_step == found.job_step:
         return job
     return _with(job, dataclasses.replace(found, job_step=row.job_step, still_since=row.at))
 
@@ -83,7 +86,7 @@ def _of(job: states.JobState) -> states.Suspicion | None:
 
 
 def _concerns(job: states.JobState, generation: int) -> bool:
-    return job.attempt is not None and job.attempt.generation == generation
+    return job.attempt is not None and job.attempt.generation == generation and not job.attempt.stop_wanted
 
 
 def _with(job: states.JobState, found: states.Suspicion | None) -> states.JobState:
