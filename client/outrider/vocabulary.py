@@ -67,6 +67,53 @@ OBSERVATION_KINDS: Final = (
     "disk-clear",  # it has room again
     "marks-refused",  # garbage on the marks' socket; counted, never fatal
     "spool-damaged",  # the node's spool was unreadable and was set aside
+    # What the kernel log tells (outrider_analysis.kernel_log); the evidence has the line, its count and its number.
+    "xid",  # the GPU driver reported a fault; evidence: xid (its number), pci, and what the line held
+    "sxid",  # an NVSwitch reported a fault; evidence: sxid, pci, link
+    "user-space-lookalike",  # a process wrote a line into the kernel log that looks like the kernel's
+    "kernel-log-lost",  # records were overwritten before the agent could read them; evidence: count
+    "gpu-init-failed",  # the driver could not take a GPU
+    "driver-mismatch",  # NVIDIA library and kernel module have different versions
+    "uvm-fatal",  # unified memory met an error that only a reboot cures
+    "nvlink-discovery-failed",  # the driver cannot find a GPU's links
+    "peer-memory-invalid-context",  # GPU direct lost its context below a transfer
+    "fabric-manager",  # the fabric manager found a wrong topology or could not set up a multicast team
+    "pcie-aer",  # PCIe reported an error; its severity is that of the text
+    "pcie-contained",  # a port cut off what is behind it
+    "pcie-lost",  # a PCIe device cannot be reached or did not recover
+    "memory-uncorrected",  # host memory lost data
+    "memory-corrected",  # host memory corrected an error; a warning once it is frequent
+    "machine-check",  # the processor reported an error
+    "firmware-error-record",  # the firmware reported a hardware error
+    "previous-boot-error",  # the firmware kept an error record of the boot before
+    "kernel-panic",
+    "kernel-oops",  # the kernel met an error of its own
+    "soft-lockup",
+    "hard-lockup",
+    "rcu-stall",
+    "hung-task",  # a task stands still within the kernel
+    "oom-kill",  # the kernel killed a process for want of memory
+    "nccl-segfault",  # a process crashed within NCCL
+    "file-handles-exhausted",
+    "processes-exhausted",
+    "nvme-disabled",
+    "nvme-timeout",
+    "nvme-no-path",
+    "block-io-error",
+    "raid-member-lost",
+    "file-system-read-only",
+    "file-system-error",
+    "nfs-not-responding",
+    "nfs-state-lost",
+    "adapter-command-timeout",  # a network adapter does not answer its driver
+    "adapter-health",
+    "adapter-temperature",
+    "adapter-cable",
+    "adapter-power",
+    "adapter-register",
+    "thermal-critical",
+    "cpu-throttled",
+    "clock-unstable",
 )
 
 # What a training script says it is doing (outrider.Run.phase); "step" is the ordinary work between marks.

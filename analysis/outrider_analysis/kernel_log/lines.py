@@ -17,6 +17,7 @@ from typing import Final
 TEXT_CHARS_MAX: Final = 4096
 KERNEL: Final = 0
 USER: Final = 1
+MANAGERS: Final = ("nv-fabricmanager", "nvidia-fabricmanager", "fabricmanager")  # their words count as the switches'
 _FACILITIES: Final = (
     "kern",
     "user",
@@ -47,7 +48,7 @@ _IDENTIFIER: Final = re.compile(r"(?:\S+ )?([\w./@-]+)(?:\[\d+\])?: ?")
 class Line:
     """``at_s``: seconds on the log's own clock (since boot, or since an epoch), ``facility``: 0 kernel, None unknown.
 
-    ``continues``: the text belongs to the record before it.
+    ``writer``: the identifier in syslog and journal; ``continues``: the text belongs to the record before it.
     """
 
     text: str
@@ -56,11 +57,12 @@ class Line:
     facility: int | None = None
     level: int | None = None
     continues: bool = False
+    writer: str = ""
 
     @property
     def from_user_space(self) -> bool:
-        """Whether it is known that a process wrote it and not the kernel."""
-        return self.facility is not None and self.facility != KERNEL
+        """Whether it is known that a process wrote it and not the kernel, nor the fabric manager under its name."""
+        return self.facility is not None and self.facility != KERNEL and self.writer not in MANAGERS
 
 
 def parse(raw: str) -> Line | None:
@@ -116,6 +118,7 @@ def _kept(raw: str) -> Line | None:
     facility: int | None = None
     level: int | None = None
     at: float | None = None
+    writer = ""
     if prio := _RAW_PRIO.match(rest):
         facility, level, rest = int(prio[1]) >> 3, int(prio[1]) & 7, rest[prio.end() :]
     elif (words := _DECODED.match(rest)) and words[1] in _FACILITIES:
@@ -127,11 +130,12 @@ def _kept(raw: str) -> Line | None:
             at, rest = read(stamp[1]), rest[stamp.end() :]
             break
     if (at is not None or rest.startswith("kernel:")) and (who := _IDENTIFIER.match(rest)) and _names(who):
-        facility = KERNEL if who[1] == "kernel" else USER
+        writer = who[1]
+        facility = KERNEL if writer == "kernel" else USER
         rest = rest[who.end() :]
     if seconds := _SECONDS.match(rest):
         at, rest = float(seconds[1]), rest[seconds.end() :]
-    return Line(rest, at, None, facility, level)
+    return Line(rest, at, None, facility, level, writer=writer)
 
 
 def _names(who: re.Match[str]) -> bool:
