@@ -16,6 +16,7 @@ PACKAGES = {
     "outrider_analysis": ROOT / "analysis/outrider_analysis",
     "outrider_agent": ROOT / "agent/outrider_agent",
     "outrider_controller": ROOT / "controller/outrider_controller",
+    "outrider_simulator": ROOT / "simulator/outrider_simulator",
     "outrider_dashboards": ROOT / "dashboards/outrider_dashboards",
     "outrider_cli": ROOT / "cli/outrider_cli",
 }
