@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import filesystem
+from torch.distributed.checkpoint import filesystem, state_dict_saver
 from torch.distributed.checkpoint import metadata as shapes
 
 from outrider_controller import verifier
@@ -116,7 +115,7 @@ def payload_part(folder: Path, megabytes: int) -> bool:
 def write_payload(folder: Path, megabytes: int) -> Path:
     """A whole checkpoint of one tensor, with its manifest; its data file."""
     state = {"weight": torch.randint(0, 256, (megabytes << 20,), dtype=torch.uint8)}
-    dcp.save(state, storage_writer=dcp.FileSystemWriter(folder), no_dist=True)
+    state_dict_saver.save(state, storage_writer=filesystem.FileSystemWriter(folder), no_dist=True)
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
     about = {"run": "bench", "attempt": 0, "generation": 1, "mesh": "", "world_size": 1}
     whole = {"format": 1, "step": 1, **about, "saved_at": "2026-01-31T03:00:00+00:00", "files": files}

@@ -41,8 +41,12 @@ def read(data: bytes) -> Summary:
     whole = pickled.load(data)
     try:
         return _summary(whole)
+    except RefusedError:
+        raise
     except AttributeError as error:  # a Record that was made and given no state
         raise RefusedError("holds an object without its values") from error
+    except (TypeError, ValueError) as error:
+        raise RefusedError(f"holds values that no checkpoint has: {error}") from error
 
 
 def _summary(whole: object) -> Summary:
@@ -90,20 +94,23 @@ def _entries(stored: dict[Any, Any], summary: Summary, problems: Problems) -> di
     for index, info in stored.items():
         if type(index) is not pickled.Index or type(info) is not pickled.Storage:
             raise RefusedError("storage_data holds something else than indices and places")
-        key = _key(_dict(index.state, "an index"))
-        place = _dict(info.state, "a place")
+        owner, place = index.state, info.state
+        if type(owner) is not dict or type(place) is not dict:
+            raise RefusedError("an index or a place is no mapping")
+        key = _key(owner)
         name: Any = place.get("relative_path")
         offset: Any = place.get("offset")
         length: Any = place.get("length")
-        if type(name) is not str or (name not in files and not plain_path(name)):
-            shown_name = shown(str(name)[:300])
-            raise RefusedError(f"an entry lies in {shown_name!r}, which is no plain path within the checkpoint")
-        _numbers((offset, length), "the place of an entry")
+        if type(offset) is not int or type(length) is not int or not 0 <= offset <= offset + length <= NUMBER_MAX:
+            raise RefusedError("the place of an entry is no range of bytes")
+        transformed = "transform_descriptors" in place
+        inside = files.get(name) if type(name) is str else None
+        if inside is None:
+            inside = files[_path(name)] = []
         if key in where:
             problems.add(name, "entry-twice", f"holds an entry of {shown(key[0])} that is stored twice")
-        transformed = "transform_descriptors" in place
         where[key] = (length, transformed)
-        files.setdefault(name, []).append((offset, length, key[1] is not None, transformed))
+        inside.append((offset, length, key[1] is not None, transformed))
     summary.entries = len(stored)
     return where
 
@@ -113,6 +120,13 @@ def _key(state: dict[Any, Any]) -> _Key:
     if type(name) is not str:
         raise RefusedError("an entry has no name")
     return name, None if offset is None else _numbers(offset, "an offset")
+
+
+def _path(name: object) -> str:
+    if type(name) is not str or not plain_path(name):
+        text = repr(shown(name)) if type(name) is str else type(name).__name__
+        raise RefusedError(f"an entry lies in {text}, which is no plain path within the checkpoint")
+    return name
 
 
 def _item(name: str, item: object, where: dict[_Key, tuple[int, bool]], summary: Summary, problems: Problems) -> None:
@@ -129,7 +143,9 @@ def _item(name: str, item: object, where: dict[_Key, tuple[int, bool]], summary:
     chunks = state.get("chunks")
     if type(chunks) is not list:
         raise RefusedError(f"{shown(name)} has no list of chunks")
-    boxes = [_box(chunk, len(size), name) for chunk in chunks]
+    boxes = [_box(chunk, name) for chunk in chunks]
+    if any(len(offsets) != len(size) or len(lengths) != len(size) for offsets, lengths in boxes):
+        raise RefusedError(f"{shown(name)} has {len(size)} dimensions and a chunk with another number of them")
     trouble = tiling.of_shape(boxes, size)
     if trouble is not None:
         problems.add(NAME, trouble[0], f"{shown(name)}: {trouble[1]}")
@@ -138,19 +154,15 @@ def _item(name: str, item: object, where: dict[_Key, tuple[int, bool]], summary:
         found = where.pop((name, offsets), None)
         if found is None:
             problems.add(NAME, "entry-missing", f"{shown(name)} at {offsets} is described and stored nowhere")
-        elif bytes_each and found[0] < math.prod(lengths) * bytes_each and not found[1]:
+        elif found[0] < math.prod(lengths) * bytes_each and not found[1]:
             text = f"{shown(name)} at {offsets} needs {math.prod(lengths) * bytes_each} bytes and has {found[0]}"
             problems.add(NAME, "entry-short", text)
 
 
-def _box(chunk: object, dimensions: int, name: str) -> tiling.Box:
-    if type(chunk) is not pickled.Chunk:
+def _box(chunk: object, name: str) -> tiling.Box:
+    if type(chunk) is not pickled.Chunk or type(chunk.state) is not dict:
         raise RefusedError(f"{shown(name)} has a chunk that is none")
-    state = _dict(chunk.state, "a chunk")
-    offsets, lengths = _numbers(state.get("offsets"), "offsets"), _numbers(state.get("sizes"), "sizes")
-    if len(offsets) != dimensions or len(lengths) != dimensions:
-        raise RefusedError(f"{shown(name)} has {dimensions} dimensions and a chunk with another number of them")
-    return offsets, lengths
+    return _numbers(chunk.state.get("offsets"), "offsets"), _numbers(chunk.state.get("sizes"), "sizes")
 
 
 def _item_bytes(properties: object) -> int:
