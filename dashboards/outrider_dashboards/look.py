@@ -142,6 +142,9 @@ header[data-testid="stHeader"],[data-testid="stStatusWidget"]{display:none}
 .st-key-curves{background:var(--card);border-color:var(--line)!important;border-radius:10px!important}
 @media(min-width:1800px){.js-plotly-plot text{font-size:15px!important}}
 @media(min-width:2500px){.js-plotly-plot text{font-size:19px!important}}
+[data-testid="stExpander"],[data-testid="stExpander"] details,[data-testid="stExpander"] summary,
+[data-testid="stExpander"] summary *{opacity:1!important}
+[data-testid="stExpander"] h4{font-size:1rem;padding:.5rem 0 .15rem}
 [data-testid="stExpander"] summary p{overflow-wrap:anywhere}
 [data-testid="stExpander"] summary{padding:.5rem .75rem}
 :focus-visible{outline:3px solid light-dark(#0a58ca,#8ab8ff)!important;outline-offset:2px}

@@ -112,9 +112,11 @@ def listed(names: list[Any], most: int = 6) -> str:
 
 
 def runbook(text: str) -> str:
-    """A runbook's Markdown for the page: headings small, links to its neighbours as names, dollars as dollars."""
+    """A runbook's Markdown for the page: headings small and without the title, which stands above it; links to its
+    neighbours as names; dollars as dollars.
+    """
     lines = []
-    for line in text.splitlines():
+    for line in re.sub(r"\A\s*# .*\n+", "", text).splitlines():
         if not line.startswith("    "):  # a command stays as it is
             line = _NEIGHBOUR.sub(r"**\1**", line).replace("$", r"\$")
             line = f"#### {line.lstrip('# ')}" if line.startswith("#") else line
