@@ -274,13 +274,15 @@ def test_metadata_that_contradicts_itself_is_found() -> None:
     assert broken(at_w2=("w", (2, 0), "g", 0, 500)) == ["gap", "missing"]
 
 
-@pytest.mark.parametrize("name", ["../f", "/etc/passwd", "a/../f", "", "a\0b", "a//b", ".", 10**6000, ["f"], None])
+@pytest.mark.parametrize(
+    "name", ["../f", "/etc/passwd", "a/../f", "", "a\0b", "a//b", ".", pytest.param(10**6000, id="huge"), ["f"], None]
+)
 def test_an_entry_outside_of_the_checkpoint_is_refused(name: Any) -> None:
     with pytest.raises(pickled.RefusedError, match="no plain path"):
         metadata.read(saves.metadata({"o": None}, [("o", None, name, 0, 1)]))
 
 
-@pytest.mark.parametrize("number", [-1, 2**80, 10**6000, "1", 1.0, True, None, (), [1]])
+@pytest.mark.parametrize("number", [-1, 2**80, pytest.param(10**6000, id="huge"), "1", 1.0, True, None, (), [1]])
 def test_a_place_that_is_no_number_is_refused(number: Any) -> None:
     with pytest.raises(pickled.RefusedError):
         metadata.read(saves.metadata({"o": None}, [("o", None, "f", 0, number)]))
