@@ -76,7 +76,8 @@ def together(step):  # a collective: everybody has come this far, or somebody ha
             if its >= step:
                 break
             if not alive(pid):
-                raise ConnectionResetError("Connection reset by peer")
+                # in the words of gloo, so that it is known for an echo
+                raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242")
             time.sleep(0.005)
 
 def save(step):
@@ -340,11 +341,14 @@ def _seconds(text: str) -> float:
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
-def play(cluster: Cluster, seed: int, victims: tuple[str, ...]) -> Job:
-    """A rank is killed, then ``victims`` (controller, agent: of the node whose rank it was) at the seed's point."""
+def play(cluster: Cluster, seed: int, victims: tuple[str, ...], fault: int = signal.SIGKILL) -> Job:
+    """A rank is killed, or sent another ``fault``; then ``victims`` are killed at the seed's point.
+
+    A victim is ``controller`` or ``agent``, the latter of the node whose rank it was.
+    """
     at = point(seed)
     job = cluster.submit()
-    before = job.fault(signal.SIGKILL, at.rank)
+    before = job.fault(fault, at.rank)
     job.reach(before + at.rows, at.after_s)
     node = NODES[at.rank]
     names = [node if victim == "agent" else victim for victim in victims]

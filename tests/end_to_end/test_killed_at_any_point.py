@@ -1,5 +1,6 @@
 """Controller and agents end by SIGKILL at any point of an incident: one incident, nothing twice, no second lost."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -35,3 +36,13 @@ def test_a_kill_at_any_point_of_an_incident_changes_nothing_of_its_end(
 ) -> None:
     with clusters.lent() as cluster:
         killing.play(cluster, seed, VICTIMS[whom]).assert_done_once("rank-killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(300, 308))
+@pytest.mark.parametrize("whom", VICTIMS)
+def test_a_kill_at_any_point_of_a_stopped_rank_s_incident_changes_nothing_of_its_end(
+    clusters: killing.Clusters, whom: str, seed: int
+) -> None:
+    with clusters.lent() as cluster:
+        killing.play(cluster, seed, VICTIMS[whom], signal.SIGSTOP).assert_done_once("rank-stopped")
