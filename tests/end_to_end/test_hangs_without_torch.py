@@ -107,6 +107,12 @@ class Meeting:
         except FileNotFoundError:
             return 0
 
+    def ask(self, what: str, rank: int) -> None:
+        """Have a rank do something; the file is whole from its first moment on."""
+        draft = self.world.work / f"{what}-draft"
+        draft.write_text(str(rank))
+        draft.rename(self.world.work / what)
+
     def end(self) -> list[dict[str, object]]:
         """Its incidents, once it is through."""
         _, err = self.process.communicate(timeout=200)
@@ -117,7 +123,7 @@ class Meeting:
 
 def test_a_rank_that_spins_in_its_own_code_is_named_with_the_function(world: World) -> None:
     job = Meeting(world)
-    (world.work / "spin").write_text("2")
+    job.ask("spin", 2)
     [incident] = job.end()
     assert (incident["cause"], incident["suspects"]) == (
         "rank-hung",
@@ -141,7 +147,7 @@ def test_a_stopped_rank_is_named_by_its_process_alone(world: World, rank: int) -
 @pytest.mark.slow
 def test_a_rank_that_works_for_long_is_looked_at_and_left_alone(world: World) -> None:
     job = Meeting(world)
-    (world.work / "slow").write_text("1")
+    job.ask("slow", 1)
     assert job.end() == []
     rows = world.rows()
     assert any(isinstance(row, records.Suspected) for row in rows)
