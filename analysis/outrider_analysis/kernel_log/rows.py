@@ -208,7 +208,7 @@ MEMORY: Final = (
     row(
         "memory-uncorrected",
         "hardware memory",
-        r"mce: Uncorrected hardware memory error in (?P<what>[\w-]+) access",
+        r"mce: Uncorrected hardware memory error in (?P<what>\w+)[ -]access",
         "fatal",
         "drain",
         "uncorrected memory error in {what} access",
@@ -622,8 +622,8 @@ STORAGE: Final = (
     ),
     row(
         "file-system-error",
-        "Corruption",
-        r"XFS \((?P<dev>[^)]{1,64})\): .{0,40}Corruption (?:detected|of)",
+        "orruption",
+        r"XFS \((?P<dev>[^)]{1,64})\): .{0,40}[Cc]orruption (?:detected|of)",
         "error",
         "drain",
         "the file system on {dev} is damaged",
@@ -652,8 +652,8 @@ STORAGE: Final = (
     ),
     row(
         "nfs-state-lost",
-        "lock reclaim failed",
-        r"NFS: .{0,80}lock reclaim failed",
+        "ock reclaim failed",
+        r"NFS: .{0,80}[Ll]ock reclaim failed",
         "error",
         "restart_app",
         "locks on a file server were lost",
@@ -788,7 +788,7 @@ CLIMATE: Final = (
     ),
     row(
         "cpu-throttled",
-        "temperature above threshold",
+        "above threshold",
         r"(?:mce: )?CPU(?P<dev>\d+): (?:Core|Package) temperature (?:is )?above threshold",
         "warning",
         "none",

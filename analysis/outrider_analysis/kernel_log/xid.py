@@ -22,7 +22,7 @@ _PID: Final = re.compile(r"pid=(?P<pid>\d{1,10}|'?<unknown>'?|<n/a>|)(?:, name=(
 _UUID: Final = re.compile(r"NVRM: GPU at PCI:(?P<pci>[0-9a-fA-F:.]{7,16}): (?P<uuid>GPU-[0-9a-f-]{36})")
 # The two ways the driver says, without a number, that a GPU is gone: while it runs, and when it is first looked at.
 _OFF_BUS: Final = re.compile(
-    r"NVRM: GPU (?:at )?(?:PCI:)?(?P<pci>[0-9a-fA-F:.]{7,16}):? (?:GPU )?has fallen off the bus"
+    r"NVRM: GPU (?:at )?(?:PCI:)?(?P<pci>[0-9a-fA-F:.]{7,16}?):? (?:GPU )?has fallen off the bus"
 )
 _OFF_BUS_AT_PROBE: Final = re.compile(
     r"NVRM: The NVIDIA GPU (?P<pci>[0-9a-fA-F:.]{7,16}).{0,200}?fallen off the bus", re.DOTALL
