@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE_S = 120.0  # a machine that is busy with other tests draws slowly; no test asks how quickly
 # As root Chromium has no sandbox, and a container's /dev/shm is small.
 OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 
@@ -30,7 +31,7 @@ class Seen:
         if not request.url.startswith(("http://127.0.0.1", "data:", "blob:")):
             self.complaints.append(f"asked a stranger: {request.url}")
 
-    def wait(self, words: str, seconds: float = 60.0) -> None:
+    def wait(self, words: str, seconds: float = PATIENCE_S) -> None:
         """Until ``words`` are on the page."""
         self.page.get_by_text(words).first.wait_for(state="visible", timeout=seconds * 1000)
 
@@ -62,6 +63,7 @@ def open_page(made: Any, url: str, width: int = 1280, height: int = 900, scheme:
     context = made.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, timezone_id="Europe/Berlin"
     )
+    context.set_default_timeout(PATIENCE_S * 1000)
     seen = Seen(context.new_page())
     seen.page.goto(url)
     return seen

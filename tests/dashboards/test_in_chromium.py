@@ -96,6 +96,7 @@ def house(world: World) -> Any:
     made.dashboard.stop()
 
 
+@pytest.mark.timeout(900)
 def test_the_page_follows_a_job_from_nothing_through_a_kill_and_a_hold_and_the_controllers_absence(
     house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,7 +134,7 @@ def _an_interruption_appears_by_itself(house: House, wide: Any, narrow: Any, cap
     heads = wide.page.locator(HEADS)
     assert heads.count() == 0
     killed_at = house.kill_a_rank()
-    heads.first.wait_for(timeout=30_000)
+    heads.first.wait_for(timeout=chromium.PATIENCE_S * 1000)
     took = time.monotonic() - killed_at
     with capsys.disabled():
         print(f"\n[page] a killed rank is on the open page after {took:.2f} s (load {os.getloadavg()[0]:.1f})")
@@ -145,7 +146,9 @@ def _an_interruption_appears_by_itself(house: House, wide: Any, narrow: Any, cap
     wide.page.mouse.wheel(0, 250)
     where = _scrolled(wide)
     step = wide.page.locator(".tile b").first.inner_text()
-    wide.page.wait_for_function("was => document.querySelector('.tile b').innerText !== was", arg=step, timeout=30_000)
+    wide.page.wait_for_function(
+        "was => document.querySelector('.tile b').innerText !== was", arg=step, timeout=chromium.PATIENCE_S * 1000
+    )
     assert wide.page.locator(f"{INTERRUPTIONS} details[open]").count() == 1, "what was opened stays open"
     assert _scrolled(wide) == where, "the page does not jump"
     narrow.page.locator(CHART).first.wait_for()
