@@ -38,8 +38,8 @@ def main() -> int:
         wall, used = time.perf_counter() - begun, time.process_time() - used
         wrong += told != (0 if name == "ordinary" else len(KINDS))
         print(
-            f"{name}: {options.lines} lines in {wall:.1f} s ({used:.1f} s of processor, {options.lines / wall:.0f} lines/s),"
-            f" {told} findings, {(_resident() - before) / 2**20:+.1f} MiB resident"
+            f"{name}: {options.lines} lines in {wall:.1f} s ({used:.1f} s of processor, {options.lines / wall:.0f}"
+            f" lines/s), {told} findings, {(_resident() - before) / 2**20:+.1f} MiB resident"
         )
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     return int(wrong > 0)

@@ -1,4 +1,4 @@
-"""The agent follows a kernel log: what stands there, what comes, rotation, loss, a restart, and no permission to look."""
+"""The agent follows a kernel log: what stands there, what comes, rotation, loss, a restart, no permission to look."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_records_that_were_overwritten_are_counted_and_told(
         return answer
 
     monkeypatch.setattr(kernel_records, "open_source", lambda path, once: kernel_records.Device(Path(os.devnull)))
-    monkeypatch.setattr(kernel_records.os, "read", read)
+    monkeypatch.setattr("outrider_agent.signals.kernel_records.os.read", read)
     sweep = kernel_log.KernelLog(tmp_path, procfs).read()
     (event,) = sweep.events
     assert (event.kind, event.evidence["count"], event.evidence["severity"]) == ("kernel-log-lost", 99, "warning")

