@@ -60,7 +60,8 @@ answers = {
     "nvmlDeviceGetModuleId": n.nvmlDeviceGetModuleId(peer), "nvmlDeviceGetNumaNodeId": n.nvmlDeviceGetNumaNodeId(peer),
     "nvmlDeviceGetPciInfo_v3": [pci.busId, pci.busIdLegacy, pci.bus, hex(pci.pciDeviceId), hex(pci.pciSubSystemId)],
     "nvmlDeviceGetPciInfoExt": struct(n.nvmlDeviceGetPciInfoExt, ext, "busId", "baseClass", "subClass", "bus"),
-    "nvmlDeviceGetBoardPartNumber": n.nvmlDeviceGetBoardPartNumber(h), "nvmlDeviceGetBoardId": n.nvmlDeviceGetBoardId(h),
+    "nvmlDeviceGetBoardPartNumber": n.nvmlDeviceGetBoardPartNumber(h),
+    "nvmlDeviceGetBoardId": n.nvmlDeviceGetBoardId(h),
     "nvmlDeviceGetBrand": n.nvmlDeviceGetBrand(h), "nvmlDeviceGetArchitecture": n.nvmlDeviceGetArchitecture(h),
     "nvmlDeviceGetCudaComputeCapability": n.nvmlDeviceGetCudaComputeCapability(h),
     "nvmlDeviceGetNumGpuCores": n.nvmlDeviceGetNumGpuCores(h),
@@ -73,8 +74,10 @@ answers = {
     "nvmlDeviceValidateInforom": code(n.nvmlDeviceValidateInforom, h),
     "nvmlDeviceGetGspFirmwareVersion": n.nvmlDeviceGetGspFirmwareVersion(h),
     "nvmlDeviceGetGspFirmwareMode": n.nvmlDeviceGetGspFirmwareMode(h),
-    "nvmlDeviceGetPersistenceMode": n.nvmlDeviceGetPersistenceMode(h), "nvmlDeviceGetMigMode": n.nvmlDeviceGetMigMode(h),
-    "nvmlDeviceGetComputeMode": n.nvmlDeviceGetComputeMode(h), "nvmlDeviceGetDisplayMode": n.nvmlDeviceGetDisplayMode(h),
+    "nvmlDeviceGetPersistenceMode": n.nvmlDeviceGetPersistenceMode(h),
+    "nvmlDeviceGetMigMode": n.nvmlDeviceGetMigMode(h),
+    "nvmlDeviceGetComputeMode": n.nvmlDeviceGetComputeMode(h),
+    "nvmlDeviceGetDisplayMode": n.nvmlDeviceGetDisplayMode(h),
     "nvmlDeviceGetDisplayActive": n.nvmlDeviceGetDisplayActive(h),
     "nvmlDeviceGetMultiGpuBoard": n.nvmlDeviceGetMultiGpuBoard(h),
     "nvmlDeviceGetTemperature": n.nvmlDeviceGetTemperature(h, 0),
@@ -104,7 +107,8 @@ answers = {
     "nvmlDeviceGetSupportedClocksThrottleReasons": n.nvmlDeviceGetSupportedClocksThrottleReasons(h),
     "nvmlDeviceGetViolationStatus": [n.nvmlDeviceGetViolationStatus(h, 1).violationTime,
                                      n.nvmlDeviceGetViolationStatus(h, 1).referenceTime > 1e15],
-    "nvmlDeviceGetUtilizationRates": [n.nvmlDeviceGetUtilizationRates(h).gpu, n.nvmlDeviceGetUtilizationRates(h).memory],
+    "nvmlDeviceGetUtilizationRates": [n.nvmlDeviceGetUtilizationRates(h).gpu,
+                                      n.nvmlDeviceGetUtilizationRates(h).memory],
     "nvmlDeviceGetMemoryInfo": n.nvmlDeviceGetMemoryInfo(h).used >> 20,
     "nvmlDeviceGetMemoryInfo_v2": [memory.total >> 20, memory.reserved >> 20, memory.used >> 20, memory.free >> 20],
     "nvmlDeviceGetBAR1MemoryInfo": n.nvmlDeviceGetBAR1MemoryInfo(h).bar1Total >> 20,
@@ -155,7 +159,8 @@ answers = {
                                     struct(n.nvmlDeviceGetGpuFabricInfoV, n.c_nvmlGpuFabricInfo_v3_t(), "state",
                                            "healthSummary")],
     "nvmlDeviceGetFieldValues": [[v.fieldId, v.nvmlReturn, v.value.siVal if v.valueType == 5 else v.value.ullVal]
-        for v in n.nvmlDeviceGetFieldValues(h, [1, 4, 5, 12, 32, 82, 91, 94, 142, (161, 3), (163, 3), (165, 4), (165, 5),
+        for v in n.nvmlDeviceGetFieldValues(h, [1, 4, 5, 12, 32, 82, 91, 94, 142, (161, 3), (163, 3), (165, 4),
+                                                (165, 5),
                                                 185, 186, 190, 193, 194, 230, 307, 999])],
     "nvmlDeviceGetSupportedEventTypes": hex(n.nvmlDeviceGetSupportedEventTypes(h)),
     "nvmlDeviceRegisterEvents": code(n.nvmlDeviceRegisterEvents, h, 0x800A, events),
@@ -407,7 +412,7 @@ def test_without_a_compiler_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(fake_nvml.BuildError, match="no?n?e was found as .CC, cc or gcc; install one"):
+    with pytest.raises(fake_nvml.BuildError, match=r"none was found as [$]CC, cc or gcc; install one"):
         fake_nvml.build(tmp_path)
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\necho no such header >&2\nexit 1\n")

@@ -191,7 +191,8 @@ class World:
 
     def hang(self, gpu: int | None, function: str = EVERY, seconds: float = math.inf, *, after: int = 0) -> Fault:
         """Calls block that long, or for ever. A name may end in `*`; gpu None means every call, also of the system."""
-        return self._add(gpu, f"hang {function} {'forever' if math.isinf(seconds) else float(seconds)!r}", after)
+        how_long = "forever" if math.isinf(seconds) else repr(float(seconds))
+        return self._add(gpu, f"hang {function} {how_long}", after)
 
     def slow(self, gpu: int | None, function: str, seconds: float) -> Fault:
         """Calls answer that much later."""
