@@ -79,3 +79,14 @@ def test_a_new_chart_is_shown_once_it_has_been_drawn_hidden() -> None:
     assert pair.step("another job")
     pair.take("other")
     assert pair.drawn[pair.shown] == "other"
+
+
+def test_a_machine_that_refreshes_late_is_given_time_to_draw() -> None:
+    pair = chart.Pair()
+    assert [pair.patience_s(now) for now in (0.0, 2.0, 4.0)] == [0.0, 0.0, 0.0]
+    late = pair.patience_s(12.0)
+    assert late == 8.0 * chart.LATE_FACTOR
+    assert 0.0 < pair.patience_s(14.0) < late
+    for now in range(16, 60, 2):
+        last = pair.patience_s(float(now))
+    assert last == 0.0

@@ -12,9 +12,11 @@ from outrider_cli import dashboard
 from tests.dashboards import chromium
 from tests.end_to_end.world import COUNTING_JOB, World, wait_for
 
-# The counting job, whose later attempts take a while until their first step, so that an interruption can be looked at.
-SLOW_TO_RETURN = COUNTING_JOB.replace(
-    "for step in range(done + 1", "attempt != '0' and time.sleep(3.0)\nfor step in range(done + 1", 1
+# The counting job, whose later attempts wait for a word before their first step: an interruption can be looked at.
+WAITING_TO_RETURN = COUNTING_JOB.replace(
+    "for step in range(done + 1",
+    "while attempt != '0' and not (folder / 'go').exists():\n    time.sleep(0.05)\nfor step in range(done + 1",
+    1,
 )
 INTERRUPTIONS = '.st-key-interruptions [data-testid="stExpander"]'
 HEADS = f"{INTERRUPTIONS} summary"
@@ -69,7 +71,7 @@ class House:
                 assert self.world.run("token", "node", node).returncode == 0
                 self.world.start("agent", "--node", node, "--slots", "1", "--simulated", "--supervise", "--allow-root")
         work = self.world.work
-        command = [self.world.python, self.world.script(SLOW_TO_RETURN), str(steps), "0.1", str(work)]
+        command = [self.world.python, self.world.script(WAITING_TO_RETURN), str(steps), "0.1", str(work)]
         lines = [f"command = {json.dumps(command)}", 'name = "llama"', "nodes = 2", "ranks_per_node = 1"]
         (work / "job.toml").write_text("\n".join([*lines, f'checkpoint_dir = "{work / "checkpoints"}"']))
         done = self.world.run("job", "start", str(work / "job.toml"))
@@ -139,6 +141,7 @@ def _an_interruption_appears_by_itself(house: House, wide: Any, narrow: Any, cap
     with capsys.disabled():
         print(f"\n[page] a killed rank is on the open page after {took:.2f} s (load {os.getloadavg()[0]:.1f})")
     wide.wait("Interrupted")
+    (house.world.work / "go").touch()
     wide.wait("llama trains")
     assert "rank-killed" in heads.first.inner_text()
     heads.first.click()

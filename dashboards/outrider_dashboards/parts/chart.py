@@ -17,6 +17,9 @@ import streamlit
 
 OPTIONS: Final = {"displayModeBar": False, "responsive": True, "scrollZoom": False, "doubleClick": False}
 STATE: Final = "chart"
+LATE_S: Final = 4.0  # refreshes are wanted every 2 s
+LATE_FACTOR: Final = 5.0
+FORGETTING: Final = 0.8
 
 
 @dataclass
@@ -31,6 +34,14 @@ class Pair:
     subject: Any = None
     edge: Any = None
     taken_at: float = 0.0  # monotonic
+    ran_at: float | None = None
+    gap_s: float = 0.0  # between refreshes of late, the longer ones remembered for a while
+
+    def patience_s(self, now: float) -> float:
+        """How long a chart must be left alone: a machine so busy that refreshes come late draws late as well."""
+        gap_s = now - self.ran_at if self.ran_at is not None else 0.0
+        self.ran_at, self.gap_s = now, max(gap_s, self.gap_s * FORGETTING)
+        return self.gap_s * LATE_FACTOR if self.gap_s > LATE_S else 0.0
 
     def step(self, subject: Any) -> bool:
         """One refresh: show what was drawn before. Whether a new chart may be drawn now."""
@@ -55,6 +66,7 @@ def show(figure: Callable[[], Any], subject: Any, edge: Any, every_s: float, alt
 
     pair: Pair = streamlit.session_state.setdefault(STATE, Pair())
     now = time.monotonic()
+    every_s = max(every_s, pair.patience_s(now))
     if pair.step(subject) and (not pair.drawn or edge != pair.edge or now - pair.taken_at >= every_s):
         pair.take(figure().to_json())
         pair.edge, pair.taken_at = edge, now
