@@ -16,6 +16,7 @@ from pathlib import Path
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+NO_DIGEST = "0" * 64  # stands in the digest's place while the digest is computed
 TEMPORARY = re.compile(r"\.tmp-step-\d{8,}-attempt-\d{3,}-(\d+)")
 REPLACED = ".replaced-"
 READ_BYTES = 1 << 20
@@ -67,14 +68,20 @@ def write(temporary: Path, label: Label, files: dict[str, dict[str, int | str]])
     if there != set(files):
         raise ValueError(f"{temporary}: files {sorted(there ^ set(files))} are on disk or described, and not both")
     saved_at = datetime.datetime.now(datetime.UTC).isoformat()
-    record = {"format": FORMAT, **dataclasses.asdict(label), "saved_at": saved_at, "files": dict(sorted(files.items()))}
+    about = {"format": FORMAT, **dataclasses.asdict(label), "saved_at": saved_at, "digest": NO_DIGEST}
+    text = json.dumps({**about, "files": dict(sorted(files.items()))}, indent=1)
     draft = temporary / f"{MANIFEST}.tmp"
     with draft.open("w") as file:
-        json.dump(record, file, indent=1)
+        file.write(text.replace(NO_DIGEST, _digest(text), 1))
         file.flush()
         os.fsync(file.fileno())
     draft.rename(temporary / MANIFEST)
     _sync(temporary)
+
+
+def _digest(text: str) -> str:
+    """SHA-256 of the manifest with zeros in its digest's place: it vouches for the files, and this for it."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def commit(temporary: Path, label: Label) -> Path:
@@ -117,6 +124,9 @@ def problem(path: Path) -> str | None:
         return f"{path} has no readable {MANIFEST}, so it was never committed"
     if record["format"] != FORMAT:
         return f"{path}/{MANIFEST} has format {record['format']!r}; this job reads format {FORMAT}"
+    digest = str(record.get("digest", ""))
+    if digest and _digest((path / MANIFEST).read_text().replace(digest, NO_DIGEST, 1)) != digest:
+        return f"{path}/{MANIFEST} is not what was written: its own digest differs"
     files = record["files"]
     assert isinstance(files, dict)
     for name, expected in files.items():
