@@ -11,7 +11,7 @@ import pytest
 
 from outrider_controller.core import records
 from tests.end_to_end import killing
-from tests.end_to_end.world import wait_for
+from tests.end_to_end.killing import until
 
 STEPS = 120
 DISK_BYTES = 16 * 1024 * 1024
@@ -70,13 +70,13 @@ def test_a_job_trains_through_a_full_disk_and_loses_no_second(cluster: killing.C
 
 def trains_through(cluster: killing.Cluster, spoil: Callable[[killing.Cluster], Callable[[], None]]) -> None:
     job = cluster.submit(STEPS)
-    wait_for(lambda: len(job.lines("steps")) >= killing.FAULT_AFTER)
+    until(lambda: len(job.lines("steps")) >= killing.FAULT_AFTER)
     clear = spoil(cluster)
-    told = wait_for(lambda: said(cluster))
+    told = until(lambda: said(cluster))
     assert "nothing can be recorded and no action is begun" in told
     assert "Make room on its file system" in told
     steps = len(job.lines("steps"))
-    wait_for(lambda: len(job.lines("steps")) >= steps + 20)
+    until(lambda: len(job.lines("steps")) >= steps + 20)
     status = cluster.ask(f"/v1/jobs/{job.name}/status")
     assert "nothing can be recorded" in status["sentence"]
     assert status["step"] > steps  # agents are heard as ever
@@ -84,8 +84,8 @@ def trains_through(cluster: killing.Cluster, spoil: Callable[[killing.Cluster], 
     refused = cluster.ask(f"/v1/jobs/{job.name}/hold", 503, body={"by": "ada"})
     assert "nothing was recorded" in refused["error"]
     clear()
-    wait_for(lambda: not said(cluster))
-    wait_for(job.completed, 90)
+    until(lambda: not said(cluster))
+    until(job.completed)
     rows = cluster.rows(job.name)
     failed = [row for row in rows if isinstance(row, records.RecordingFailed)]
     assert len(failed) == 1
@@ -100,14 +100,14 @@ def trains_through(cluster: killing.Cluster, spoil: Callable[[killing.Cluster], 
 def test_a_rank_that_dies_while_the_disk_is_failing_is_replaced_once_there_is_room(cluster: killing.Cluster) -> None:
     cluster.start()
     job = cluster.submit(60)
-    wait_for(lambda: len(job.lines("steps")) >= killing.FAULT_AFTER)
+    until(lambda: len(job.lines("steps")) >= killing.FAULT_AFTER)
     clear = refuse(cluster)
-    wait_for(lambda: said(cluster))
+    until(lambda: said(cluster))
     job.fault(signal.SIGKILL, 1)
-    wait_for(lambda: not alive(job.pid(0)))  # it could not go on alone
+    until(lambda: not alive(job.pid(0)))  # it could not go on alone
     assert len(job.lines("starts")) == 2  # nothing is begun that could not be recorded
     clear()
-    wait_for(job.completed, 90)
+    until(job.completed)
     incidents = cluster.ask(f"/v1/jobs/{job.name}/incidents")["incidents"]
     [killed] = [incident for incident in incidents if incident["cause"] == "rank-killed"]
     assert killed["suspects"]["ranks"] == [1]

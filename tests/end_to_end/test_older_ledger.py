@@ -9,7 +9,7 @@ import pytest
 
 from outrider_controller.core import records
 from tests.end_to_end import killing
-from tests.end_to_end.world import wait_for
+from tests.end_to_end.killing import until
 
 STEPS = 60
 
@@ -29,7 +29,7 @@ def test_an_attempt_that_the_ledger_forgot_is_ended_and_the_job_trained_to_the_e
     job = cluster.submit(STEPS)
     hold = job.folder / "hold"  # the job must outlast what is done to its controller, however slow this machine is
     hold.touch()
-    wait_for(lambda: len(job.lines("steps")) >= 3)
+    until(lambda: len(job.lines("steps")) >= 3)
     cluster.kill("controller")
     files = [path for path in cluster.state.iterdir() if path.name.startswith("ledger.db")]
     older = cluster.folder / "older"
@@ -38,8 +38,8 @@ def test_an_attempt_that_the_ledger_forgot_is_ended_and_the_job_trained_to_the_e
         shutil.copy(path, older / path.name)
     cluster.start_controller()
     job.fault(signal.SIGKILL, 1)
-    wait_for(lambda: len(job.lines("starts")) == 4)
-    wait_for(lambda: "start-attempt" not in unfinished(job))  # it runs, and only the ledger will not know
+    until(lambda: len(job.lines("starts")) == 4)
+    until(lambda: "start-attempt" not in unfinished(job))  # it runs, and only the ledger will not know
     cluster.kill("controller")
     for path in cluster.state.glob("ledger.db*"):
         path.unlink()
@@ -47,7 +47,7 @@ def test_an_attempt_that_the_ledger_forgot_is_ended_and_the_job_trained_to_the_e
         shutil.copy(path, cluster.state / path.name)
     cluster.start_controller()
     hold.unlink()
-    wait_for(job.completed, 90)
+    until(job.completed)
     [cut] = [row for row in cluster.rows("") if isinstance(row, records.LedgerCut)]
     assert cut.rows > 10
     assert "an older copy put back" in cut.damage
