@@ -32,6 +32,7 @@ def test_no_file_names_the_place_where_it_was_written() -> None:
 def test_nothing_is_marked_as_left_over() -> None:
     # Recorded output of other programs is kept as it was.
     own = [path for path in tree.files() if not tree.name(path).startswith("tests/recorded/")]
+    own = [path for path in own if path.suffix != ".png"]  # packed bytes spell anything
     assert not (found := _found(LEFTOVERS, own)), "\n".join(found)
 
 
