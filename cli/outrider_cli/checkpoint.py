@@ -79,7 +79,8 @@ def list_checkpoints(options: argparse.Namespace) -> int:
     else:
         for item in document["checkpoints"]:
             _print(item)
-        print(f"resume from: {document['resume_from'] or 'nothing, the job would begin at step 0'}")
+        none = "nothing: none can be trusted" if document["checkpoints"] else "nothing: there is no checkpoint"
+        print(f"resume from: {document['resume_from'] or none}")
     return _status(document["checkpoints"])
 
 

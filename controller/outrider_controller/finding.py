@@ -66,12 +66,15 @@ class _Search:
         return self._answer(None, "")
 
     def _refused(self, candidate: checkpoints.Candidate) -> bool:
-        """Whether it is turned down, or passed over, before anybody looks."""
+        """Whether it is turned down before anybody looks."""
         path, before = candidate.path, self._wanted.before_step
         if path in self._wanted.distrusted:
             self._rejected.append({"path": path, "why": self._wanted.distrusted[path]})
             return True
-        return before is not None and candidate.step is not None and candidate.step >= before
+        if before is not None and candidate.step is not None and candidate.step >= before:
+            self._rejected.append({"path": path, "why": f"is not from before step {before}"})
+            return True
+        return False
 
     async def _trusted(self, candidate: checkpoints.Candidate, late: list[checkpoints.Candidate]) -> str | None:
         """Its trust, from an earlier verdict or a look at it now; None where it is none or the time is over."""

@@ -131,7 +131,7 @@ def sentence(story: Story) -> str:
     if not story.opened.interrupted:
         return parts[0].rstrip(".; ") + f"; {_OUTCOMES['watched']}"
     if decision is not None:
-        parts += _refused(story)
+        parts += _refused(story) + _passed_over(story)
         parts.append(_ACTIONS.get(decision.decision, decision.decision) + _from_where(story))
     elif not story.opened.planned and story.closed is None:
         parts.append("the cause is being looked for")
@@ -218,12 +218,31 @@ def _checkpoint(story: Story) -> Json | None:
     trust = found.get("trust")
     if planned is not None and planned.resume_path != (path or ""):
         path, step, trust = planned.resume_path or None, planned.resume_step, None
-    return {
+    told = {
         "step": step if path else 0,
         "path": path,
         "trust": trust if path else None,
         "rejected": [{**item, "step": _step_of(found, item)} for item in found.get("rejected") or ()],
     }
+    if found.get("passed_over"):
+        told["passed_over"] = list(found["passed_over"])
+    if found.get("note") and path == found.get("path"):
+        told["note"] = found["note"]
+    return told
+
+
+def _passed_over(story: Story) -> list[str]:
+    """What nothing is known of, and that the one that was taken is known less well than others."""
+    found = story.found or {}
+    passed = list(found.get("passed_over") or ())
+    told = []
+    if passed:
+        more = f" ({len(passed) - 1} more were passed over too)" if len(passed) > 1 else ""
+        name = str(passed[0].get("path", "")).rstrip("/").rsplit("/", 1)[-1]
+        told.append(f"the checkpoint {name} {passed[0].get('why')}, and was passed over{more}")
+    if found.get("note"):
+        told.append(f"the one that was taken is {found['note']}")
+    return told
 
 
 def _step_of(found: Json, item: Json) -> int | None:

@@ -140,9 +140,14 @@ def _found(result: Json) -> str:
         f"refused {str(item.get('path')).rsplit('/', 1)[-1]}: {item.get('why')}"
         for item in result.get("rejected") or ()
     ]
+    passed = [
+        f"passed over {str(item.get('path')).rsplit('/', 1)[-1]}: it {item.get('why')}"
+        for item in result.get("passed_over") or ()
+    ]
     path = result.get("path")
     best = f"the newest good checkpoint is of step {result.get('step')}: {path}" if path else "no checkpoint to load"
-    return "; ".join([*refused, best])
+    note = f" ({result['note']})" if result.get("note") else ""
+    return "; ".join([*refused, *passed, best + note])
 
 
 def _conclusion(row: records.Row, effects: dict[str, str]) -> str | None:

@@ -57,6 +57,9 @@ def test_a_damaged_one_is_rejected_with_its_reason_and_exit_status_1(
     assert "rejected" in out
     assert "__1_0.distcp has SHA-256" in out
     assert f"resume from: {old}" in out
+    saves.flip(old / "__1_0.distcp", 4000)
+    assert main.main(["checkpoint", "list", str(tmp_path)]) == 1
+    assert "resume from: nothing: none can be trusted" in capsys.readouterr().out  # the job would be held
 
 
 def test_what_cannot_be_looked_at_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -407,7 +407,10 @@ def test_what_is_distrusted_or_too_new_is_not_taken(tmp_path: Path) -> None:
     paths = {step: saved(tmp_path, step) for step in (8, 16, 24, 32)}
     answer = find(tmp_path, before_step=30, distrusted={str(paths[24]): "the job crashed soon after loading it"})
     assert answer["path"] == str(paths[16])
-    assert answer["rejected"] == [{"path": str(paths[24]), "why": "the job crashed soon after loading it"}]
+    assert answer["rejected"] == [
+        {"path": str(paths[32]), "why": "is not from before step 30"},
+        {"path": str(paths[24]), "why": "the job crashed soon after loading it"},
+    ]
     assert find(tmp_path, before_step=8)["path"] == ""
     assert find(tmp_path, before_step=9)["step"] == 8
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -81,6 +84,24 @@ def test_the_status_says_why_an_older_checkpoint_is_loaded() -> None:
     sentence = projection.status(world.job, world.state.nodes, view, world.now)["sentence"]
     words = "from step 4, since the newest checkpoint of step 8 was refused: file __3_0.distcp is not what was written"
     assert words in sentence
+
+
+def test_what_could_not_be_verified_in_time_is_told_wherever_the_checkpoint_is() -> None:
+    world = World(policy=POLICY).submit().train(9, save_every=4).die(3, signal="SIGKILL").train(12)
+    late = {"path": "/ckpt/step-8", "why": "was not verified within the 120 s of limits.verify_s"}
+    rows = tuple(
+        dataclasses.replace(row, result={**row.result, "passed_over": [late], "note": "complete, and no more"})
+        if isinstance(row, records.EffectDone) and "judged" in row.result
+        else row
+        for row in world.rows
+    )
+    [one] = incident_documents.incidents(rows, world.name, world.now)
+    found: Any = one["from_checkpoint"]
+    assert (found["passed_over"], found["note"]) == ([late], "complete, and no more")
+    assert f"the checkpoint step-8 {late['why']}, and was passed over" in str(one["sentence"])
+    told = " ".join(line["text"] for line in projection.explain(rows, str(one["id"]), world.now)["timeline"])
+    assert "passed over step-8: it was not verified" in told
+    assert "(complete, and no more)" in told
 
 
 def test_the_story_of_an_incident_tells_of_numbers_and_trust() -> None:

@@ -70,6 +70,13 @@ def test_time_doubles_for_each_look_that_finds_ranks_at_work() -> None:
     assert world.cause == "rank-hung"
 
 
+def test_a_job_that_was_slow_for_long_and_then_hangs_is_ended_within_the_hour() -> None:
+    world = training().hang(2, "works").suspect(10).wait(2400)
+    assert world.of(records.Looked)[-1].act_s == 3600
+    world.hang(2, "spins").wait(2400)
+    assert world.cause == "rank-hung"
+
+
 @pytest.mark.parametrize("how", ["traced", "unseen"])
 def test_what_a_debugger_holds_and_a_lone_job_that_nobody_can_look_at_is_left_alone(how: str) -> None:
     world = training()

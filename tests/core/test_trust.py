@@ -48,6 +48,14 @@ def test_each_saved_checkpoint_is_looked_at_beside_training_and_its_verdict_is_k
     assert asked["distrusted"] == {}
 
 
+def test_a_refusal_of_what_was_found_damaged_before_carries_the_reason_that_was_found() -> None:
+    world = World().submit().train(9, save_every=4)
+    world.damage(8).wait(601).die(3, signal="SIGKILL")
+    asked = effects(world, "find-checkpoint")[-1].args
+    assert asked["known"]["/ckpt/step-8"]["trust"] == "rejected"
+    assert asked["known"]["/ckpt/step-8"]["why"] == "__3_0.distcp is not what was written"
+
+
 def test_one_look_at_a_time_and_the_newest_first() -> None:
     world = World().submit().train(3)
     world.mute = True

@@ -110,8 +110,9 @@ class EffectRequested:
       -> {"ranks": [{"ranks": [rank], "evidence": spoken.RankEvidence of the first as a mapping}], "unanswered": [node]}
       (ranks that were found doing the same thing are told once)
     - find-checkpoint: generation, before_step (None: any), distrusted {path: why}, known {path: a Verdict's trust,
-      fingerprint and tree} -> {"path" (empty for none), "step", "trust", "rejected": [{"path", "why"}],
-      "judged": [Verdict]}; raises the fence first
+      fingerprint and tree, and why it was rejected} -> {"path" (empty for none), "step", "trust",
+      "rejected": [{"path", "why"}], "passed_over": [{"path", "why"}] (of which nothing is known), "judged": [Verdict],
+      "note" (where one was taken that is only known to be complete)}; raises the fence first
     - verify-checkpoint: path, step, tree (of the verdict before, if any) -> Verdict: {"path", "step", "trust",
       "fingerprint", "tree", "problems": [{"file", "kind", "text"}], "bytes", "files", "seconds", "gone": bool}
     - prune-checkpoints: keep, protect [path] -> {"removed": [path], "kept": [path]}

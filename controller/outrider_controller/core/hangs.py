@@ -32,7 +32,8 @@ AGAIN_S_MAX: Final = 600.0
 FRESH_S: Final = 15.0  # beyond the pause between two looks: an older one says nothing about now
 STAND_STEPS: Final = 3  # a job of which a rank is stopped and that finishes no step for so long stands still
 STAND_S_MIN: Final = 3.0
-SLOWER: Final = 2.0  # for each look that finds ranks at work
+SLOWER: Final = 2.0  # for each look that finds ranks at work,
+ACT_S_MAX: Final = 3600.0  # up to this, so that a job that was slow for long and then hangs is still ended
 
 
 def suspected(turn: Turn, fact: records.Suspected, before: states.State) -> None:
@@ -75,7 +76,9 @@ def captured(turn: Turn, fact: records.EffectDone, effect: records.EffectRequest
         return
     found = _judged(job, fact)
     attempt, suspicion = _suspected(job)
-    act_s = suspicion.act_s * (SLOWER if found.kind == "working" else 1.0)
+    act_s = suspicion.act_s
+    if found.kind == "working":
+        act_s = max(act_s, min(act_s * SLOWER, ACT_S_MAX))
     common = _common(suspicion.look, found, turn.at - _pause_s(suspicion) - FRESH_S)
     turn.emit(
         records.Looked(

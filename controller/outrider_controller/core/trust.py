@@ -35,11 +35,7 @@ ASIDE: Final = frozenset({"verify-checkpoint", "prune-checkpoints"})
 def find(turn: Turn, name: str, incident: str | None) -> None:
     """Ask for the newest checkpoint that the next attempt may load, with all that is known already."""
     job = turn.job(name)
-    looked_at = {
-        k.path: {"trust": k.trust, "fingerprint": k.fingerprint, "tree": k.tree}
-        for k in job.checkpoints
-        if k.fingerprint
-    }
+    looked_at = {k.path: _looked_at(k) for k in job.checkpoints if k.fingerprint}
     distrusted = {k.path: k.distrust for k in job.checkpoints if k.distrust}
     turn.effect(
         name,
@@ -50,6 +46,12 @@ def find(turn: Turn, name: str, incident: str | None) -> None:
         distrusted=distrusted,
         known=looked_at,
     )
+
+
+def _looked_at(k: states.KnownCheckpoint) -> dict[str, str]:
+    """What the last look at it found; the reason goes along, so that whoever refuses it unread can say why."""
+    found = {"trust": k.trust, "fingerprint": k.fingerprint, "tree": k.tree}
+    return {**found, "why": known.words(k.problems)} if k.trust == vocabulary.REJECTED else found
 
 
 def saved(turn: Turn, fact: records.CheckpointSaved, before: states.State) -> None:

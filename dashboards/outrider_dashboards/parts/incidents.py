@@ -91,7 +91,9 @@ def _checkpoint(one: Json) -> str:
         return "the beginning: there was no checkpoint that can be trusted"
     refused = len(found.get("rejected") or [])
     passed = f"; {refused} newer refused" if refused else ""
-    return f"step {found.get('step')}, trusted as {found.get('trust')}{passed}: {found['path']}"
+    passed += f"; {len(found['passed_over'])} could not be verified in time" if found.get("passed_over") else ""
+    trusted = f", trusted as {found['trust']}" if found.get("trust") else ""
+    return f"step {found.get('step')}{trusted}{passed}: {found['path']}"
 
 
 def _lost(one: Json) -> str:
