@@ -31,6 +31,7 @@ OF_THE_NODE: Final = frozenset({"disk-full", "disk-clear"})  # they concern the 
 FINDING_SHOWN_S_MAX: Final = 600.0  # what a node saw longer ago is in the ledger and says nothing about now
 TEXT_CHARS_MAX: Final = 500
 WATCHES_PER_HEARTBEAT: Final = 4
+JOIN_S_MAX: Final = 30.0  # from hello to welcome; the ledger and a busy machine lie between
 UNRECORDED_MAX: Final = 256  # frames of one node that wait for the disk
 
 # Who is handed what ranks say of themselves: job, generation, where they stand.
@@ -63,6 +64,7 @@ class Nodes:
         self._began = clock.now()
         self._began_monotonic = clock.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._joining: dict[str, float] = {}  # node that has said hello and is not connected -> since when, monotonic
         self.stopping = False  # connections that we end ourselves are no silence
         self._telling: set[str] = set()  # jobs whose edges are on their way to the ledger
         self.heartbeat_s = heartbeat_s
@@ -72,6 +74,7 @@ class Nodes:
 
     async def join(self, hello: wire.Hello) -> int:
         """Record that a node is there; the number up to which its spool is in the ledger. Raises LedgerError."""
+        self._joining[hello.node] = self._clock.monotonic()
         joined = records.NodeJoined(
             self._clock.now(),
             hello.node,
@@ -97,6 +100,7 @@ class Nodes:
         link = orders.Link(hello, self._clock.monotonic())
         former = self._links.links.get(link.hello.node)
         self._links.add(link)
+        self._joining.pop(link.hello.node, None)
         if former is not None:
             former.close("a newer connection of the same node has taken its place")
         for keeper in link.hello.keepers:
@@ -177,7 +181,8 @@ class Nodes:
         """Nodes that the ledger calls connected and that have not come back since this controller began."""
         for node in list(self._turns.state.nodes.values()):
             if node.silent_since is None and node.node not in self._links.links:
-                await self._silent(node.node, self._began, "it has not come back since the controller started")
+                since = max(self._began, node.joined_at)
+                await self._silent(node.node, since, "it has not come back since the controller started")
 
     async def _silent(self, node: str, since: float, why: str) -> None:
         log.info("a node is not heard", extra={"node": node, "why": why})
@@ -188,7 +193,9 @@ class Nodes:
 
     def _silence_of(self, state: states.State, node: str, since: float) -> list[records.Row]:
         known = state.nodes.get(node)
-        if node in self._links.links or known is None or known.silent_since is not None:
+        # One that has said hello and is not welcomed yet is there: a silence written after its hello would stay.
+        joining = self._clock.monotonic() - self._joining.get(node, -JOIN_S_MAX) < JOIN_S_MAX
+        if joining or node in self._links.links or known is None or known.silent_since is not None:
             return []
         return [records.NodeSilent(self._clock.now(), node, since, self._job_steps())]
 
@@ -237,15 +244,16 @@ class Nodes:
 
     def _row(self, seen: spoken.Observation) -> records.Row:
         now = self._clock.now()
-        of_a_job = seen.job is not None and seen.job in self._turns.state.jobs
-        if not of_a_job or seen.kind in OF_THE_NODE:
+        named = self._turns.state.jobs.get(seen.job or "")
+        of_the_node = seen.kind in OF_THE_NODE
+        if named is None or of_the_node:
             self._findings.setdefault(seen.node, deque(maxlen=FINDINGS_KEPT_MAX)).append(seen)
-        if of_a_job and seen.job is not None:
+        if seen.job is not None and named is not None and not (of_the_node and named.over):
             found = self._progress.of(seen.job)
             return records.Observed(now, seen.job, seen, self._step_with(seen), found.step_s)
-        if seen.kind in OF_THE_NODE and (job := self._job_on(seen.node)):
+        if of_the_node and (job := self._job_on(seen.node)):
             return records.Observed(now, job, seen, self.job_step(job), self._progress.of(job).step_s)
-        about = f" (job {seen.job} is unknown here)" if seen.job else ""
+        about = f" (job {seen.job} is {'over' if named else 'unknown here'})" if seen.job else ""
         text = f"node {seen.node} saw {seen.kind}: {seen.text}{about}"
         return records.Noted(now, seen.job or "", text[:TEXT_CHARS_MAX])
 
