@@ -180,7 +180,7 @@ class Nodes:
     async def _never_returned(self) -> None:
         """Nodes that the ledger calls connected and that have not come back since this controller began."""
         for node in list(self._turns.state.nodes.values()):
-            if node.silent_since is None and node.node not in self._links.links:
+            if node.silent_since is None and not self._here(node.node):
                 since = max(self._began, node.joined_at)
                 await self._silent(node.node, since, "it has not come back since the controller started")
 
@@ -193,11 +193,15 @@ class Nodes:
 
     def _silence_of(self, state: states.State, node: str, since: float) -> list[records.Row]:
         known = state.nodes.get(node)
-        # One that has said hello and is not welcomed yet is there: a silence written after its hello would stay.
-        joining = self._clock.monotonic() - self._joining.get(node, -JOIN_S_MAX) < JOIN_S_MAX
-        if joining or node in self._links.links or known is None or known.silent_since is not None:
+        if self._here(node) or known is None or known.silent_since is not None:
             return []
         return [records.NodeSilent(self._clock.now(), node, since, self._job_steps())]
+
+    def _here(self, node: str) -> bool:
+        """Connected, or about to be: a silence that was written between a node's hello and its welcome would stay."""
+        since = self._joining.get(node)
+        joining = since is not None and self._clock.monotonic() - since < JOIN_S_MAX
+        return joining or node in self._links.links
 
     async def _observations(self, link: orders.Link, message: wire.Observations) -> None:
         _check(link.hello.node, message.items)

@@ -12,6 +12,7 @@ from websockets.asyncio import client
 
 from outrider import wire
 from outrider_controller import controller as controllers
+from outrider_controller import nodes
 from tests.controller import house
 
 
@@ -244,3 +245,26 @@ def test_an_agent_that_sends_too_fast_is_read_more_slowly_and_loses_nothing(
         await connection.close()
 
     with_door(tmp_path, work)
+
+
+def test_a_node_between_its_hello_and_its_welcome_is_not_called_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with house.controller(tmp_path) as running:
+            await asyncio.sleep(4 * house.HEARTBEAT_S)  # a node that does not come back is silent from now on
+            hello = house.Agent(tmp_path, "n0").hello()
+            await running.nodes.join(hello)
+            await asyncio.sleep(2 * house.HEARTBEAT_S)  # a busy machine takes its time for the welcome
+            assert running.state.nodes["n0"].silent_since is None
+            link = running.nodes.connect(hello)
+            await house.until(lambda: link.closing.is_set(), "the connection says nothing")
+            await running.nodes.leave(link)
+            assert running.state.nodes["n0"].silent_since is not None
+            monkeypatch.setattr(nodes, "JOIN_S_MAX", 0.1)
+            await running.nodes.join(hello)
+            joined_at = running.state.nodes["n0"].joined_at
+            await house.until(lambda: running.state.nodes["n0"].silent_since is not None, "it never was welcomed")
+            assert running.state.nodes["n0"].silent_since == joined_at
+
+    house.run(work())
