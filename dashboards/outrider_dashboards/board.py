@@ -166,7 +166,7 @@ def _curves(picture: looking.Picture, where: tzinfo, last_s: float | None) -> No
         chart.show(
             lambda: curves.figure(picture, where, last_s),
             ((picture.status or {}).get("job"), last_s, len(drawn)),
-            ((picture.status or {}).get("state"), len(reading.incidents(picture)), len(reading.attempts(picture))),
+            ((picture.status or {}).get("state"), len(reading.interruptions(picture)), len(reading.attempts(picture))),
             _pace_s(picture, last_s),
             f"{', '.join(drawn)} over time, with interruptions as bands",
         )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE_S = 120.0  # a machine that is busy with other tests draws slowly; no test asks how quickly
+PATIENCE_S = 240.0  # a machine that is busy with other tests draws slowly; no test asks how quickly
 # As root Chromium has no sandbox, and a container's /dev/shm is small.
 OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 

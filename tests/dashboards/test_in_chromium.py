@@ -98,7 +98,7 @@ def house(world: World) -> Any:
     made.dashboard.stop()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_page_follows_a_job_from_nothing_through_a_kill_and_a_hold_and_the_controllers_absence(
     house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,8 +66,8 @@ def show(figure: Callable[[], Any], subject: Any, edge: Any, every_s: float, alt
 
     pair: Pair = streamlit.session_state.setdefault(STATE, Pair())
     now = time.monotonic()
-    every_s = max(every_s, pair.patience_s(now))
-    if pair.step(subject) and (not pair.drawn or edge != pair.edge or now - pair.taken_at >= every_s):
+    wait_s = pair.patience_s(now) or (0.0 if edge != pair.edge else every_s)
+    if pair.step(subject) and (not pair.drawn or now - pair.taken_at >= wait_s):
         pair.take(figure().to_json())
         pair.edge, pair.taken_at = edge, now
     # Whatever is older hides once the newer one is there.
