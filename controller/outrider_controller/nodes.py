@@ -75,6 +75,7 @@ class Nodes:
     async def join(self, hello: wire.Hello) -> int:
         """Record that a node is there; the number up to which its spool is in the ledger. Raises LedgerError."""
         self._joining[hello.node] = self._clock.monotonic()
+        self._links.expect(hello.node)
         joined = records.NodeJoined(
             self._clock.now(),
             hello.node,

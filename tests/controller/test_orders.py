@@ -67,6 +67,43 @@ def test_waiting_for_a_node_that_is_away_and_for_one_that_is_deaf_is_bounded() -
     house.run(work())
 
 
+class Hands:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def now(self) -> float:
+        return self.at
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+def test_a_node_is_waited_for_from_its_hello_on_and_longer_right_after_the_controllers_own_start() -> None:
+    async def work() -> None:
+        hands = Hands()
+        board = orders.Orders(hands)
+        hands.at += 60.0  # a controller without nodes; then one says hello, and a job is placed on it at once
+        board.expect("n0")
+        assert board.away_s("n0") == 0.0
+        hands = Hands()
+        board = orders.Orders(hands)
+        hands.at += orders.RETURN_S - 1.0
+        asked = asyncio.create_task(board.ask("n0", order(), 60.0, 5.0))
+        await asyncio.sleep(0.05)
+        board.add(link("n0"))  # its agent dials again
+        board.answer("n0", wire.OrderResult("o1", True))
+        assert (await asked).ok
+        with pytest.raises(orders.NodeAwayError):
+            await board.ask("n1", order("o2"), 60.0, 0.0)  # what need not wait does not
+
+    house.run(work())
+
+
 def test_an_agent_that_leaves_its_frames_unread_loses_the_connection_and_no_order() -> None:
     async def work() -> None:
         board = orders.Orders(clock.RealClock())

@@ -23,6 +23,7 @@ from outrider_controller import codec
 FRAMES_WAITING_MAX: Final = 1024
 ORDERS_WAITING_MAX: Final = 65536
 LOOK_S: Final = 0.2
+RETURN_S: Final = 10.0  # after our own start; by then nodes have come back, or are known to be silent
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,11 @@ class Orders:
             return 0.0
         return self._clock.monotonic() - self._left.get(node, self._began)
 
+    def expect(self, node: str) -> None:
+        """The node has said hello and is about to be connected: what is ordered of it now waits for that."""
+        if node not in self.links:
+            self._left[node] = self._clock.monotonic()
+
     async def ask(self, node: str, order: wire.Order, within_s: float, away_s_max: float) -> wire.OrderResult:
         """Send an order and wait for its answer; raises OrderError. Asking twice under one id shares the answer."""
         if len(self._waiting) >= ORDERS_WAITING_MAX:
@@ -131,6 +137,8 @@ class Orders:
     async def _answer(self, waiting: _Waiting, within_s: float, away_s_max: float) -> wire.OrderResult:
         node, kind = waiting.node, waiting.order.kind
         until = self._clock.monotonic() + within_s
+        if away_s_max > 0 and node not in self._left and node not in self.links:
+            away_s_max = max(away_s_max, RETURN_S)
         while not waiting.answer.done():
             if (away_s := self.away_s(node)) > away_s_max:
                 raise NodeAwayError(f"node {node} is away since {away_s:.1f} s and was not reached for {kind}")
