@@ -255,9 +255,9 @@ def _effect_done(turn: Turn, fact: records.EffectDone, before: states.State) -> 
         trust.verified(turn, fact, effect)
         findings.tell(turn, fact.job, before)
         return
-    elif effect.name == "find-checkpoint" and not fact.ok and not job.over:
+    elif effect.name == "find-checkpoint" and not fact.ok and not job.over and not incidents.undiagnosed(job):
         turn.cancel(fact.job, incidents.SETTLE, incidents.SILENCE)
-        incidents.hold(turn, fact.job, f"the checkpoints could not be looked at: {fact.error}")
+        incidents.hold(turn, fact.job, incidents.unfound(job))
         return
     elif effect.name == "find-checkpoint" and not job.over and (left := trust.nothing_left(job)):
         incident = job.incident

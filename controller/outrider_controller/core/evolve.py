@@ -245,6 +245,8 @@ def _effect_done(state: State, row: records.EffectDone) -> State:
         )
     if effect.name == "start-attempt" and row.ok:
         return _attempt(state, row.job, effect.args["generation"], running_at=row.at)
+    if effect.name == "find-checkpoint":
+        state = _change(state, row.job, find_error="" if row.ok else row.error or "no reason given")
     if effect.name == "find-checkpoint" and row.ok:
         return _checkpoint_found(state, row)
     if effect.name == "verify-checkpoint":

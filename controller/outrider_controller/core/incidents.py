@@ -127,7 +127,7 @@ def conclude(turn: Turn, name: str) -> None:
     rule = turn.policy.rule(found.cause)
     blamed = trust.blame(turn, name, found)
     chosen = brakes.verdict(turn.state, job, found, rule, turn.at)
-    left = "" if blamed else trust.nothing_left(job)
+    left = unfound(job) or ("" if blamed else trust.nothing_left(job))
     if left and chosen.decision != "hold-for-person":
         chosen = brakes.Verdict("hold-for-person", left)
     _decide(turn, name, found, rule, chosen)
@@ -141,6 +141,16 @@ def conclude(turn: Turn, name: str) -> None:
         trust.find(turn, name, job.incident.incident)
         return
     begin_attempt(turn, name, excluded)
+
+
+def undiagnosed(job: states.JobState) -> bool:
+    """An unplanned incident is open of which the cause is still to be named."""
+    return job.incident is not None and not job.incident.planned and job.incident.decision is None
+
+
+def unfound(job: states.JobState) -> str:
+    """Why no checkpoint could be looked for, empty where one could: that is never taken for none."""
+    return f"the checkpoints could not be looked at: {job.find_error}" if job.find_error else ""
 
 
 def hold_without_checkpoint(turn: Turn, name: str, why: str) -> None:

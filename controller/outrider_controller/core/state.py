@@ -192,6 +192,7 @@ class JobState:
     newest_checkpoint_step: int = 0
     resume_path: str = ""  # what find-checkpoint last answered; empty for the beginning
     resume_step: int = 0
+    find_error: str = ""  # why find-checkpoint last failed; empty once it has answered
     checkpoints: tuple[KnownCheckpoint, ...] = ()  # newest first
     refused: tuple[Refused, ...] = ()  # what the last find-checkpoint turned down
     vanished_step: int = 0  # of the newest known checkpoint when the last find-checkpoint met none at all
