@@ -10,7 +10,7 @@ from outrider import vocabulary
 from tests.end_to_end.world import World
 
 
-def demo(world: World, *options: str, wait_s: float = 240) -> tuple[dict[str, object], str]:
+def demo(world: World, *options: str, wait_s: float = 280) -> tuple[dict[str, object], str]:
     path = world.folder / "report.json"
     done = world.run("demo", "--headless", "--json", str(path), *options, wait_s=wait_s)
     assert done.returncode == 0, done.stdout + done.stderr
