@@ -67,6 +67,9 @@ def test_job_comes_back_from_the_newest_good_checkpoint_or_asks_a_person(moves: 
     world.damaged.clear()
     if world.job.state == "held":
         world.ask("approve").wait(120)
+    if world.job.state == "held":  # as the reason asks: what was saved after a NaN is moved away by the person
+        world.checkpoints.clear()
+        world.ask("approve").wait(120)
     assert len(world.alive) == world.nodes * world.ranks_per_node
     world.train(max(world.step, 1) + 60)
     assert (world.job.state, world.job.incident, world.job.findings) == ("training", None, ())
