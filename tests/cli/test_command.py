@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from outrider_cli import main, parsing
+from tests import saves
 from tests.style import tree
 
 PARSER = main.build()
@@ -41,7 +42,7 @@ def test_every_command_has_help_that_says_what_it_does(
 @pytest.mark.parametrize("words", [words for words in sub_commands(PARSER) if len(words) == 1], ids=" ".join)
 def test_every_sub_command_shows_an_example(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     main.main([*words, "--help"])
-    assert f"outrider {words[0]}" in capsys.readouterr().out.split("example")[-1]
+    assert f"outrider {words[0]}" in capsys.readouterr().out.split("example", 1)[-1]
 
 
 @pytest.mark.parametrize(
@@ -139,9 +140,7 @@ def test_runbook_check_names_file_and_line_and_exits_1(tmp_path: Path, capsys: p
 
 
 def test_checkpoint_list_exits_1_when_one_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = tmp_path / "step-10"
-    good.mkdir()
-    (good / ".metadata").write_text("all there")
+    good = saves.foreign(tmp_path, 10)
     assert main.main(["checkpoint", "list", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["resume_from"] == str(good)
     (tmp_path / "step-20").mkdir()
