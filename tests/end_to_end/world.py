@@ -17,9 +17,13 @@ import pytest
 from outrider_controller import ledger
 from outrider_controller.core import evolve, records
 from outrider_controller.core import state as states
+from tests import saves
 
 # Ranks that count, mark their steps, and save every fifth one; a resume continues from the checkpoint it is given.
-COUNTING_JOB = """\
+# What it saves is what a checkpoint library writes, so that it is trusted.
+COUNTING_JOB = (
+    f"SOUND = {saves.content(5)!r}\n"
+    """\
 import os, pathlib, sys, time
 import outrider
 
@@ -53,13 +57,15 @@ for step in range(done + 1, steps + 1):
         if step % 5 == 0 and run.may_commit():
             draft, final = folder / f".draft-{os.getpid()}", folder / "checkpoints" / f"step-{step}"
             draft.mkdir(parents=True)
-            (draft / ".metadata").write_text("all there")
+            for name, data in SOUND.items():
+                (draft / name).write_bytes(data)
             final.parent.mkdir(exist_ok=True)
             draft.rename(final)
             run.checkpoint_saved(str(final), step)
 if peers:
     (peers / f"done-{rank}").touch()
 """
+)
 
 
 class World:
