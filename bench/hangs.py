@@ -96,7 +96,8 @@ def _one(job: bench.Job, kind: str, point: str, chance: random.Random) -> Trial:
     )
     said = job.wait(lambda: job.first(records.Diagnosed, incident=opened.incident), "the diagnosis")
     step = job.wait(lambda: job.first(records.Training, generation=generation + 1), "the next step")
-    suspected = job.first(records.Suspected, generation=generation)
+    suspicions = [row for row in job.rows(records.Suspected) if row.generation == generation and row.at > at]
+    suspected = suspicions[-1] if suspicions else None  # a former one was resumed
     trial = Trial(
         kind,
         point,
