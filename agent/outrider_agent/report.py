@@ -1,8 +1,9 @@
 """The one outbound connection: what the node saw goes to the controller, what the controller orders comes in.
 
 In: the spool, the board of marks, results of orders. Out: frames of ``outrider.wire``. Observations go at once and in
-order, again after every reconnect until they are acknowledged; marks at most MARK_FRAMES_PER_S times a second; a
-heartbeat as often as the controller wishes. Whatever happens to the connection, nothing else on the node stops.
+order, again after every reconnect until they are acknowledged; marks go before them, else at most MARK_FRAMES_PER_S
+times a second; a heartbeat as often as the controller wishes. Whatever happens to the connection, nothing else on the
+node stops.
 """
 
 from __future__ import annotations
@@ -142,12 +143,14 @@ class Reporter:
             self._woken.clear()
             while self._results:
                 await self._send(connection, self._results.popleft())
-            await self._send_observations(connection)
             now = self._clock.monotonic()
-            if now >= marks_due and self._board.dirty:
+            # What ranks said goes before what was seen of them afterwards, so that the checkpoint that a rank saved
+            # just before it ended is known before its end is.
+            if self._board.dirty and (now >= marks_due or self._spool.newest > self._sent_seq):
                 marks_due = now + 1 / MARK_FRAMES_PER_S
                 for marks in self._board.flush():
                     await self._send(connection, marks)
+            await self._send_observations(connection)
             if now >= heartbeat_due:
                 heartbeat_due = now + heartbeat_s
                 self._spool.flush()

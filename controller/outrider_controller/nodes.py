@@ -222,7 +222,7 @@ class Nodes:
         node, spool_id = link.hello.node, link.hello.spool_id
         if message.items:
             acked = ledgers.Acked(node, spool_id, message.items[-1].seq)
-            await self._turns.submit_made(lambda _: self._fresh(spool_id, message.items), (acked,))
+            await self._turns.submit_made(lambda state: self._fresh(state, spool_id, message.items), (acked,))
         link.send(wire.Ack(self._turns.acked(node, spool_id)))
 
     async def _record_later(self, link: orders.Link) -> None:
@@ -243,9 +243,14 @@ class Nodes:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _fresh(self, spool_id: str, items: tuple[spoken.Observation, ...]) -> list[records.Row]:
-        """Rows of the observations that the ledger does not have yet, whichever connection brought them first."""
-        return [self._row(seen) for seen in items if seen.seq > self._turns.acked(seen.node, spool_id)]
+    def _fresh(self, state: states.State, spool_id: str, items: tuple[spoken.Observation, ...]) -> list[records.Row]:
+        """Rows of the observations that the ledger does not have yet, whichever connection brought them first.
+
+        What marks told before goes before them: after the end of its last rank a job takes no news any more.
+        """
+        fresh = [seen for seen in items if seen.seq > self._turns.acked(seen.node, spool_id)]
+        jobs = sorted({seen.job for seen in fresh if seen.job is not None})
+        return [row for job in jobs for row in self._edges(state, job)] + [self._row(seen) for seen in fresh]
 
     def _row(self, seen: spoken.Observation) -> records.Row:
         now = self._clock.now()

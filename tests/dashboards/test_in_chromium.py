@@ -148,8 +148,7 @@ def _an_interruption_appears_by_itself(house: House, wide: Any, narrow: Any, cap
     assert "rank-killed" in heads.first.inner_text()
     heads.first.click()
     wide.page.get_by_text("was ended by SIGKILL").first.wait_for()
-    wide.page.mouse.wheel(0, 250)
-    where = _scrolled(wide)
+    where = _scroll(wide, 250)
     step = wide.page.locator(".tile b").first.inner_text()
     wide.page.wait_for_function(
         "was => document.querySelector('.tile b').innerText !== was", arg=step, timeout=chromium.PATIENCE_S * 1000
@@ -160,6 +159,13 @@ def _an_interruption_appears_by_itself(house: House, wide: Any, narrow: Any, cap
     narrow.page.locator(HEADS).first.click()
     narrow.page.get_by_text("was ended by SIGKILL").first.wait_for()
     assert narrow.fits()
+
+
+def _scroll(seen: Any, pixels: int) -> float:
+    seen.page.evaluate("by => document.querySelector('[data-testid=stMain]').scrollBy(0, by)", pixels)
+    found = _scrolled(seen)
+    assert found > 0, "there is something to scroll"
+    return found
 
 
 def _scrolled(seen: Any) -> float:
