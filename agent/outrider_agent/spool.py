@@ -16,7 +16,7 @@ import logging
 import secrets
 import sqlite3
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -24,6 +24,7 @@ from typing import Final
 import msgspec
 
 from outrider import records, wire
+from outrider_agent import spool_rows
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ SPOOL_ROWS_MAX: Final = 50_000
 HELD_MAX: Final = 1_024  # observations kept in memory while the disk takes none
 NUMBERS_PER_BLOCK: Final = 4 * HELD_MAX
 SOURCES_MAX: Final = 4_096
-OBSERVATION_BYTES_MAX: Final = 128 * 1024
+KEPT_BYTES_MAX: Final = 4 * 1024 * 1024  # of one name
 BUSY_TIMEOUT_S: Final = 1.0
 
 _TABLES: Final = """
@@ -40,8 +41,12 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WIT
 CREATE TABLE IF NOT EXISTS observations (seq INTEGER PRIMARY KEY, severity TEXT NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS sources (source TEXT PRIMARY KEY, last_seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS alive (job TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS orders (n INTEGER PRIMARY KEY AUTOINCREMENT, order_id TEXT UNIQUE, body BLOB NOT NULL);
 """
+
+
+_Row = tuple[int, str, bytes, str | None, int]  # seq, severity, body, source, source_seq
 
 
 class SpoolError(OSError):
@@ -66,8 +71,10 @@ class Spool:
         self.dropped = 0  # observations lost for want of room, since this agent began
         self.taken = 0  # observations numbered since this agent began
         self.acked = 0  # newest number known to be in the ledger
-        self._held: deque[tuple[int, str, bytes, str | None, int]] = deque()
+        self._held: deque[_Row] = deque()
         self._held_sources: dict[str, int] = {}
+        self._held_kept: dict[str, bytes] = {}
+        self._rows = 0
         self._next = 1
         self._block_end = 0
         self._db = self._open()
@@ -94,7 +101,7 @@ class Spool:
         if seq is None:
             self._drop(observation)
             return None
-        body = _body(dataclasses.replace(observation, seq=seq))
+        body = spool_rows.body(dataclasses.replace(observation, seq=seq))
         row = (seq, observation.severity, body, source, source_seq)
         self.taken += 1
         if self._held or not self._write([row], alive):
@@ -102,6 +109,37 @@ class Spool:
             if source is not None:
                 self._held_sources[source] = source_seq
         return seq
+
+    def add_all(
+        self, observations: Iterable[records.Observation], kept: Mapping[str, bytes] = MappingProxyType({})
+    ) -> int:
+        """Number and keep ``observations``, and with them what their maker remembers, by name: after a death of this
+        agent either all of it is here or nothing. Returns how many were taken.
+        """
+        if self._held:
+            self.flush()
+        rows: list[_Row] = []
+        for observation in observations:
+            full = self._held and len(self._held) + len(rows) >= HELD_MAX
+            seq = None if full else self._number()
+            if seq is None:
+                self._drop(observation)
+                continue
+            body = spool_rows.body(dataclasses.replace(observation, seq=seq))
+            rows.append((seq, observation.severity, body, None, 0))
+        self.taken += len(rows)
+        self._held_kept |= {name: body for name, body in kept.items() if len(body) <= KEPT_BYTES_MAX}
+        if self._held or not self._write(rows):
+            self._held.extend(rows)
+        return len(rows)
+
+    def kept(self) -> dict[str, bytes]:
+        """What ``add_all`` was told to keep, by name."""
+        try:
+            return dict(self._db.execute("SELECT name, body FROM kept").fetchall())
+        except sqlite3.Error as error:
+            self._failed("read", error)
+            return {}
 
     def after(self, seq: int, count_max: int, bytes_max: int) -> list[records.Observation]:
         """Kept observations above ``seq`` in ascending order; at least one where there is one, within both bounds."""
@@ -130,7 +168,8 @@ class Spool:
             self._write([self._held.popleft()])
         try:
             with self._db:
-                self._db.execute("DELETE FROM observations WHERE seq <= ?", (seq,))
+                gone = self._db.execute("DELETE FROM observations WHERE seq <= ?", (seq,)).rowcount
+            self._rows -= gone
         except sqlite3.Error as error:
             self._failed("forget acknowledged observations", error)
 
@@ -169,7 +208,7 @@ class Spool:
 
     def flush(self) -> bool:
         """Try to bring what is held in memory to disk; whether nothing is held any more."""
-        if self._held and self._write(list(self._held)):
+        if (self._held or self._held_kept) and self._write(list(self._held)) and self._held:
             log.warning("the spool takes observations again", extra={"held": len(self._held)})
             self._held.clear()
             self._held_sources.clear()
@@ -177,12 +216,7 @@ class Spool:
 
     def waiting(self) -> int:
         """Observations that the controller does not have yet."""
-        try:
-            on_disk = self._db.execute("SELECT count(*) FROM observations").fetchone()[0]
-        except sqlite3.Error as error:
-            self._failed("read", error)
-            on_disk = 0
-        return int(on_disk) + len(self._held)
+        return self._rows + len(self._held)
 
     # --- orders -----------------------------------------------------------------------------------------------------
 
@@ -231,12 +265,12 @@ class Spool:
         try:
             return self._opened()
         except sqlite3.OperationalError as error:
-            if not _is_damage(error):
+            if not spool_rows.is_damage(error):
                 return self._in_memory(error)
             self.damage = str(error)
         except sqlite3.DatabaseError as error:
             self.damage = str(error)
-        _set_aside(self.path)
+        spool_rows.set_aside(self.path)
         try:
             return self._opened()
         except sqlite3.Error as error:
@@ -271,6 +305,7 @@ class Spool:
             self._next = int(meta["block_end"]) + 1
             self._block_end = int(meta["block_end"]) + NUMBERS_PER_BLOCK
             db.execute("UPDATE meta SET value = ? WHERE name = 'block_end'", (str(self._block_end),))
+            (self._rows,) = db.execute("SELECT count(*) FROM observations").fetchone()
 
     def _in_memory(self, error: sqlite3.Error) -> sqlite3.Connection:
         """A spool without a disk, under an id that no other agent will use; better than a node that sees nothing."""
@@ -299,37 +334,44 @@ class Spool:
 
     def _write(
         self,
-        rows: list[tuple[int, str, bytes, str | None, int]],
+        rows: list[_Row],
         alive: Mapping[str, Alive | None] = MappingProxyType({}),
     ) -> bool:
+        new = 0
         try:
             with self._db:
                 for seq, severity, body, source, source_seq in rows:
-                    self._db.execute("INSERT OR IGNORE INTO observations VALUES (?, ?, ?)", (seq, severity, body))
+                    row = (seq, severity, body)
+                    new += self._db.execute("INSERT OR IGNORE INTO observations VALUES (?, ?, ?)", row).rowcount
                     if source is not None:
                         self._db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?)", (source, source_seq))
                 for job, running in alive.items():
                     self._db.execute("DELETE FROM alive WHERE job = ?", (job,))
                     if running is not None:
                         self._db.execute("INSERT INTO alive VALUES (?, ?)", (job, msgspec.json.encode(running)))
-                self._trim()
+                for name, kept in self._held_kept.items():
+                    self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, kept))
+                gone = self._trim(self._rows + new)
         except sqlite3.Error as error:
             self._failed("keep an observation", error)
             return False
+        self._rows += new - gone
+        self._held_kept.clear()
         self.problem = ""
         return True
 
-    def _trim(self) -> None:
-        (count,) = self._db.execute("SELECT count(*) FROM observations").fetchone()
-        if count <= SPOOL_ROWS_MAX:
-            return
+    def _trim(self, count: int) -> int:
+        """Let go of what is too much; how many that were."""
         excess = count - SPOOL_ROWS_MAX
+        if excess <= 0:
+            return 0
         order = "CASE severity WHEN 'info' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END, seq"
         self._db.execute(
             f"DELETE FROM observations WHERE seq IN (SELECT seq FROM observations ORDER BY {order} LIMIT ?)", (excess,)
         )
         self.dropped += excess
         log.error("the spool is full; the least severe and oldest observation went", extra={"rows": SPOOL_ROWS_MAX})
+        return excess
 
     def _drop(self, observation: records.Observation) -> None:
         self.dropped += 1
@@ -340,31 +382,3 @@ class Spool:
         if self.problem != str(error):
             log.error("the spool takes nothing", extra={"file": self.path, "wanted": what, "why": error})
         self.problem = str(error)
-
-
-def _body(observation: records.Observation) -> bytes:
-    """JSON of ``observation`` within OBSERVATION_BYTES_MAX; the evidence gives way, because the text says it all."""
-    body = msgspec.json.encode(observation)
-    if len(body) <= OBSERVATION_BYTES_MAX:
-        return body
-    clipped = {"clipped": f"the evidence had {len(body)} bytes, an observation has at most {OBSERVATION_BYTES_MAX}"}
-    small = {key: value for key, value in observation.evidence.items() if len(msgspec.json.encode(value)) < 1024}
-    less = dataclasses.replace(observation, text=observation.text[:4096], evidence={**small, **clipped})
-    body = msgspec.json.encode(less)
-    return (
-        body if len(body) <= OBSERVATION_BYTES_MAX else msgspec.json.encode(dataclasses.replace(less, evidence=clipped))
-    )
-
-
-def _is_damage(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such column" in str(
-        error
-    )
-
-
-def _set_aside(path: Path) -> None:
-    """Keep the damaged file beside the new one for whoever wants to look; only the latest is kept."""
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.replace(path.with_name(f"{path.name}.damaged{suffix}"))
