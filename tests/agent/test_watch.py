@@ -77,7 +77,7 @@ def test_a_rank_in_a_frozen_control_group_is_stopped(tmp_path: Path) -> None:
                 assert time.monotonic() < end, seen
                 time.sleep(0.01)
             assert seen.how == "a frozen control group"
-        assert processes.look(_process(child.pid), 0.0).state == "sleeping"
+        assert processes.look(_process(child.pid), 0.0).state in ("running", "sleeping"), "it may not sleep again yet"
     finally:
         child.kill()
         child.wait()

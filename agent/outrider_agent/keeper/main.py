@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -55,6 +56,7 @@ def _keep(options: argparse.Namespace) -> int:
     if os.fork():
         os._exit(0)
     os.setsid()
+    _default_signals()
     try:
         keeper = _open(options)
     except OSError as error:
@@ -62,6 +64,14 @@ def _keep(options: argparse.Namespace) -> int:
         return 2
     _say(options.ready_fd, READY)
     return keeper.run()
+
+
+def _default_signals() -> None:
+    """An agent that a shell started in the background ignores both of these, and its ranks would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def _open(options: argparse.Namespace) -> loop.Keeper:
