@@ -22,7 +22,22 @@ import msgspec
 
 from outrider import clock as clock_module
 from outrider import places, version, vocabulary, wire
-from outrider_agent import exporter, jobs, keeper_client, keepers, logs, observe, orders, report, spool, tasks, watch
+from outrider_agent import (
+    exporter,
+    jobs,
+    keeper_client,
+    keepers,
+    logs,
+    node_signals,
+    node_view,
+    observe,
+    orders,
+    report,
+    spool,
+    tasks,
+    watch,
+    watchers,
+)
 from outrider_agent import settings as settings_module
 from outrider_agent.signals import collectives, disks, host, job_log, ranks
 
@@ -79,6 +94,7 @@ class Agent:
         )
         self._job_logs = job_log.Follower(self._book, self._keepers, self._board, clock, self._wake)
         self._collectives = collectives.Asker(runtime, self._keepers, self._board, clock)
+        self._watchers = self._make_watchers(settings.sources)
         self._parts = tasks.Tasks()
         self._leave = asyncio.Event()
         self._marks_told = 0
@@ -102,6 +118,7 @@ class Agent:
             self._parts.start("collectives", tasks.keep_going("collectives", self._collectives.run))
             self._parts.start("processes", tasks.keep_going("processes", self._watch.watch_processes))
             self._parts.start("disks", tasks.keep_going("disks", self._watch.watch_disks))
+            self._parts.start("signals", tasks.keep_going("signals", self._watchers.run))
             log.info(
                 "the agent runs", extra={"node": self._settings.node, "pid": os.getpid(), "state": self._settings.state}
             )
@@ -111,6 +128,7 @@ class Agent:
             if server is not None:
                 server.close()
             await self._parts.cancel()
+            await self._watchers.close()
             await self._orders.close()
             await self._keepers.close()
             listener.close()
@@ -127,10 +145,24 @@ class Agent:
             address=given.address,
             slots=given.slots,
             supervises=given.supervise,
-            simulated=given.simulated,
+            simulated=self._simulated,
             sent_at=self._clock.now(),
             keepers=self._keepers.states(),
+            findings=self._watchers.findings.told(),
         )
+
+    def _make_watchers(self, sources: settings_module.Sources | None) -> watchers.Watchers:
+        """A host that only pretends to be one, and was told of no source, watches its ranks and disks alone."""
+        given = sources or settings_module.Sources()
+        self._pretends = given.pretends
+        signals = node_signals.of(given) if sources is not None else []
+        judge = node_signals.judge(self._settings.node, given, self._settings.simulated or self._pretends)
+        return watchers.Watchers(signals, judge, self._spool, self._clock, self._wake)
+
+    @property
+    def _simulated(self) -> bool:
+        """Whether the host, or what its GPUs say, is made up; every figure and finding of it says so."""
+        return self._settings.simulated or self._pretends or self._watchers.newest.simulated
 
     def _wake(self) -> None:
         self._reporter.wake()
@@ -189,7 +221,7 @@ class Agent:
         marks = {"received": board.received, "refused": board.refused, "stale": board.stale, "dropped": board.dropped}
         return exporter.Reading(
             node=self._settings.node,
-            simulated=self._settings.simulated,
+            simulated=self._simulated,
             version=version.__version__,
             connection=self._reporter.state,
             observations=self._spool.taken,
@@ -203,6 +235,7 @@ class Agent:
             keeper_warm={one.job: one.standing.warm for one in held},
             ranks_stopped=self._watch.stopped,
             disks=self._watch.rooms,
+            hardware=node_view.of(self._watchers, held),
         )
 
 

@@ -16,11 +16,36 @@ from urllib import parse
 from outrider import addresses, wire
 
 SLOTS_MAX: Final = 1024
+GPUS_MAX: Final = 64
+PORTS_MAX: Final = 256
+SIMULATED_SYMBOL: Final = b"outriderSimulated"
 WEBSOCKET_SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
 
 class SettingsError(ValueError):
     """An agent that cannot be started like this; the message names the option, the value and the way out."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the node is looked at, and what is expected to be there. Roots other than /sys and /proc are for trees
+    that were made or recorded, and for containers that see the host's under another name.
+    """
+
+    nvml_library: Path | None = None  # None: the driver's own, as the loader finds it
+    kernel_log: Path = Path("/dev/kmsg")
+    sysfs: Path = Path("/sys")
+    procfs: Path = Path("/proc")
+    expect_gpus: int | None = None  # None: as many as there were when the agent first looked
+    expect_ports: int | None = None  # InfiniBand and RoCE ports that have to be active
+    expect_mounts: tuple[Path, ...] = ()  # file systems that have to be mounted and to answer
+    redfish_url: str | None = None  # the node's BMC
+    redfish_credentials: Path | None = None  # file of two lines: user and password
+
+    @property
+    def pretends(self) -> bool:
+        """Whether the library says of itself that it simulates."""
+        return self.nvml_library is not None and simulates(self.nvml_library)
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,7 @@ class Settings:
     allow_root: bool = False  # run ranks as root where a job names no user
     metrics_listen: str | None = None  # HOST:PORT of /metrics; None opens no port
     leave_idle_s: float | None = None  # leave after so long without a controller and without a live rank
+    sources: Sources | None = Sources()  # what is watched on the node; None watches the jobs' ranks and disks alone
 
 
 def check(settings: Settings) -> Settings:
@@ -65,7 +91,64 @@ def check(settings: Settings) -> Settings:
     for option, path in (("--token-file", settings.token_file), ("--ca-file", settings.ca_file)):
         if path is not None and not os.access(path, os.R_OK):
             raise SettingsError(f"{option} {path}: is missing or this user may not read it")
+    if settings.sources is not None:
+        check_sources(settings.sources)
     return settings
+
+
+def check_sources(given: Sources) -> Sources:
+    """Return ``given`` when it holds together; raises SettingsError. A kernel log that cannot be read is a state that
+    the agent tells of, but one that was named has to be there.
+    """
+    for option, count, most in (
+        ("--expect-gpus", given.expect_gpus, GPUS_MAX),
+        ("--expect-ports", given.expect_ports, PORTS_MAX),
+    ):
+        if count is not None and not 0 <= count <= most:
+            raise SettingsError(f"{option} {count}: a node has 0 to {most}; leave it out to expect what is there")
+    for option, folder, root in (("--sysfs", given.sysfs, "/sys"), ("--procfs", given.procfs, "/proc")):
+        if not folder.is_dir():
+            raise SettingsError(f"{option} {folder}: is no directory; name one that is laid out like {root}")
+    if given.kernel_log != Sources.kernel_log and not given.kernel_log.exists():
+        raise SettingsError(f"--kernel-log {given.kernel_log}: is missing; name a file, a FIFO or /dev/kmsg")
+    if given.nvml_library is not None and not given.nvml_library.is_file():
+        raise SettingsError(
+            f"--nvml-library {given.nvml_library}: is missing; name libnvidia-ml.so.1, or leave it out to find it"
+        )
+    for mount in given.expect_mounts:
+        if not mount.is_absolute():
+            raise SettingsError(f"--expect-mount {mount}: is not a mount point such as /ckpt; give the whole path")
+    _check_redfish(given)
+    return given
+
+
+def _check_redfish(given: Sources) -> None:
+    url, credentials = given.redfish_url, given.redfish_credentials
+    if (url is None) != (credentials is None):
+        here, lacks = ("--redfish", "--redfish-credentials FILE") if url else ("--redfish-credentials", "--redfish URL")
+        raise SettingsError(f"{here} {url or credentials}: needs {lacks} beside it")
+    if url is not None:
+        parts = parse.urlsplit(url)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise SettingsError(f"--redfish {url!r}: is not an address such as https://bmc.example")
+        if parts.scheme == "http" and not addresses.is_loopback(parts.hostname):
+            raise SettingsError(f"--redfish {url!r}: would carry the BMC's password unencrypted; give https://")
+    if credentials is not None and not os.access(credentials, os.R_OK):
+        raise SettingsError(f"--redfish-credentials {credentials}: is missing or this user may not read it")
+
+
+def simulates(library: Path) -> bool:
+    """Whether a library exports the name that the fake NVML alone has; read from the file, nothing is loaded."""
+    try:
+        with library.open("rb") as file:
+            before = b""
+            while block := file.read(1 << 20):
+                if SIMULATED_SYMBOL in before + block:
+                    return True
+                before = block[-len(SIMULATED_SYMBOL) :]
+    except OSError:
+        pass
+    return False
 
 
 def websocket_url(url: str) -> str:

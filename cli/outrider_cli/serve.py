@@ -1,11 +1,9 @@
-"""``outrider controller``, ``outrider agent`` and ``outrider token``: the standing parts, each a process of its own."""
+"""``outrider controller`` and ``outrider token``: the standing controller, and the credentials of its agents."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,19 +18,11 @@ examples:
   outrider controller --listen 10.0.0.5:8470 --tls-cert chain.pem --tls-key key.pem
       for agents on other machines; each needs the token that `outrider token node NAME` prints
 """
-AGENT_EXAMPLES = """\
-examples:
-  outrider agent --supervise --slots 8
-      beside a controller on this machine: address and token come from the state directory
-  outrider agent --supervise --slots 8 --address 10.0.0.11 --controller https://10.0.0.5:8470 \\
-      --token-file node.token --ca-file chain.pem
-"""
 
 
 def add_to(commands: Any) -> None:
     """Add the sub-commands."""
     _add_controller(commands)
-    _add_agent(commands)
     _add_token(commands)
 
 
@@ -53,37 +43,6 @@ def _add_controller(commands: Any) -> None:
     parser.add_argument("--webhook", metavar="URL", help="is told of opened and closed incidents, as JSON")
     parser.add_argument("--webhook-secret-file", metavar="FILE", help="key of the webhook's HMAC signature")
     parser.set_defaults(handler=run_controller)
-
-
-def _add_agent(commands: Any) -> None:
-    parser = commands.add_parser(
-        "agent",
-        help="watch this node, and run jobs on it where told to",
-        description="One agent per node. It dials the controller and opens no port of its own but for metrics.",
-        epilog=AGENT_EXAMPLES,
-    )
-    parsing.add_places(parser)
-    add = parser.add_argument
-    add(
-        "--node",
-        metavar="NAME",
-        default=socket.gethostname(),
-        help="the node's name (default: the host's, %(default)s)",
-    )
-    add("--supervise", action="store_true", help="take orders to run jobs")
-    add(
-        "--slots",
-        type=parsing.at_least(1),
-        metavar="N",
-        default=len(os.sched_getaffinity(0)),
-        help="ranks it can take (default %(default)s)",
-    )
-    add("--address", default="127.0.0.1", help="how ranks on other nodes reach this one (default %(default)s)")
-    add("--simulated", action="store_true", help="one of several pretended hosts on one machine")
-    add("--allow-root", action="store_true", help="run ranks as root where a job names no user")
-    add("--metrics-listen", metavar="HOST:PORT", help="serve /metrics there")
-    add("--leave-idle-s", type=parsing.seconds, metavar="S", help="leave after so long without controller and ranks")
-    parser.set_defaults(handler=run_agent)
 
 
 def _add_token(commands: Any) -> None:
@@ -116,36 +75,6 @@ def run_controller(options: argparse.Namespace) -> int:
         webhook_secret_file=_path(options.webhook_secret_file),
     )
     return asyncio.run(standing.main(chosen))
-
-
-def run_agent(options: argparse.Namespace) -> int:
-    """Serve until SIGTERM, Ctrl-C, or idleness where that was asked for."""
-    with errors.extra("agent"):
-        from outrider_agent import agent, settings
-    state = prepared_state(options.state)
-    url = options.controller or os.environ.get("OUTRIDER_CONTROLLER") or None
-    token_file = options.token_file or os.environ.get("OUTRIDER_TOKEN_FILE")
-    # An address of this very state directory's controller would change with its port, so none is handed down then.
-    try:
-        chosen = settings.check(
-            settings.Settings(
-                node=options.node,
-                state=state,
-                controller_url=url,
-                token_file=_path(token_file) if url else None,
-                ca_file=_path(options.ca_file),
-                slots=options.slots,
-                supervise=options.supervise,
-                simulated=options.simulated,
-                address=options.address,
-                allow_root=options.allow_root,
-                metrics_listen=options.metrics_listen,
-                leave_idle_s=options.leave_idle_s,
-            )
-        )
-    except settings.SettingsError as error:
-        raise errors.CommandError(str(error)) from error
-    return agent.main(chosen)
 
 
 def print_token(options: argparse.Namespace) -> int:

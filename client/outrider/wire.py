@@ -28,7 +28,9 @@ ORDER_KINDS: Final = ("prepare", "reserve-port", "start", "stop", "release", "ca
 
 @dataclass(frozen=True)
 class Hello:
-    """First frame of an agent. ``slots``: ranks the node can take; ``address``: how other nodes reach it."""
+    """First frame of an agent. ``slots``: ranks the node can take; ``address``: how other nodes reach it; ``findings``:
+    what was observed of the node and is not over, so that a controller that starts knows it.
+    """
 
     protocol: int
     version: str
@@ -41,6 +43,7 @@ class Hello:
     simulated: bool
     sent_at: float
     keepers: tuple[records.KeeperState, ...] = ()
+    findings: tuple[records.Observation, ...] = ()
     type: str = "hello"
 
 

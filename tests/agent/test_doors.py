@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from outrider import records, wire
-from outrider_agent import codec, exporter, ports, settings
+from outrider_agent import codec, exporter, exporter_families, ports, settings
 from outrider_agent.signals import host
 
 GOOD = settings.Settings(node="n0", state=Path("/tmp/x"))
@@ -137,7 +137,7 @@ def test_metrics_are_served_and_stay_few() -> None:
     assert b'outrider_agent_marks_total{node="n0",result="received",simulated="true"} 9.0' in metrics
     assert b'outrider_agent_connection{node="n0",simulated="true",state="away"} 1.0' in metrics
     series = [line for line in metrics.partition(b"\r\n\r\n")[2].splitlines() if line and not line.startswith(b"#")]
-    assert 10 < len(series) < exporter.SERIES_MAX
+    assert 10 < len(series) < exporter_families.SERIES_MAX
     assert b"404" in other.splitlines()[0]
     assert b"405" in garbage.splitlines()[0]
 

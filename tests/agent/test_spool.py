@@ -127,9 +127,8 @@ def test_a_batch_keeps_to_its_bounds_but_holds_at_least_one(tmp_path: Path) -> N
 
 def test_evidence_that_is_too_large_gives_way_and_the_text_stays(tmp_path: Path) -> None:
     kept = spool.Spool(tmp_path / "spool.db")
-    large = records.Observation(
-        0, "rank-exited", "error", 1.0, "n0", "died", evidence={"log_tail": "z" * spool_rows.OBSERVATION_BYTES_MAX, "pid": 7}
-    )
+    log_tail = "z" * spool_rows.OBSERVATION_BYTES_MAX
+    large = records.Observation(0, "rank-exited", "error", 1.0, "n0", "died", evidence={"log_tail": log_tail, "pid": 7})
     kept.add(large)
     found = kept.after(0, 1, BYTES)[0]
     assert found.text == "died"

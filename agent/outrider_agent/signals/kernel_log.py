@@ -56,6 +56,7 @@ class KernelLog:
         self._started = False
         self._left_at: Json = {}  # where a source that broke stood
         self._dirty = False
+        self._given: Json | None = None
         self._records = 0
         self._lost_told = 0
         self._lost_at = -LOST_EVERY_S
@@ -98,7 +99,7 @@ class KernelLog:
         """Keep position and memory: the events handed over so far were taken."""
         if self._state is None or self._source is None or not self._dirty:
             return
-        kept = {"boot_id": self._boot_id, "position": self._source.position(), "memory": self._judge.memory()}
+        kept = self._to_keep(self._source)
         spare = self._state.with_name(f"{self._state.name}.new")
         try:
             spare.write_text(json.dumps(kept))
@@ -106,6 +107,22 @@ class KernelLog:
             self._dirty, self._state_error = False, ""
         except OSError as error:
             self._state_error = str(error)
+
+    def memory(self) -> Json | None:
+        """Position and memory after the last read, for an owner that keeps them itself together with what came of the
+        events; None where nothing changed since it was asked.
+        """
+        if self._source is None or not self._dirty:
+            return None
+        self._dirty = False
+        return self._to_keep(self._source)
+
+    def restore(self, memory: object) -> None:
+        """Go on from what ``memory`` gave, in place of a file; before the first read."""
+        self._given = memory if isinstance(memory, dict) else None
+
+    def _to_keep(self, source: kernel_records.Source) -> Json:
+        return {"boot_id": self._boot_id, "position": source.position(), "memory": self._judge.memory()}
 
     def _opened(self, events: list[readings.Event]) -> kernel_records.Source:
         if self._source is not None:
@@ -203,7 +220,7 @@ class KernelLog:
     def _kept(self) -> Json:
         """What the agent before this one kept; nothing where there is none or it is damaged."""
         if self._state is None:
-            return {}
+            return self._given or {}
         try:
             with self._state.open() as file:
                 found = json.loads(file.read(STATE_BYTES_MAX))
