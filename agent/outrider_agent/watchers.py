@@ -21,9 +21,10 @@ from typing import Any, Final, Protocol, runtime_checkable
 import msgspec
 
 from outrider import clock as clock_module
+from outrider import findings as standing
 from outrider import records
 from outrider.records import Json
-from outrider_agent import readings, spool, standing_findings, tasks, workers
+from outrider_agent import readings, spool, tasks, workers
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class Watchers:
         self._remembered_at = clock.monotonic()
         judge.restore(_decoded(self._kept.get("judge")))
         self.newest = Newest()
-        self.findings = standing_findings.Standing(self._kept.get("findings"))
+        self.findings = standing.Standing(_observations(self._kept.get("findings")))
         self.health = {one.name: Health(one.name, one.period_s) for one in signals}
         self._signals = {one.name: one for one in signals}
         self._workers = {one.name: workers.Worker(one.name, _look(one)) for one in signals}
@@ -220,7 +221,7 @@ class Watchers:
             self._remembered_at = now
             kept["judge"] = _encoded(self._judge.memory())
         if found:
-            kept["findings"] = self.findings.encoded()
+            kept["findings"] = _encoded(self.findings.all())
         self._keep(found, kept)
 
     def _keep(self, found: Sequence[records.Observation], kept: dict[str, bytes]) -> None:
@@ -251,6 +252,14 @@ def _look(signal: readings.Signal) -> Callable[[], tuple[readings.Sweep, Json | 
 
 def _encoded(memory: Any) -> bytes:
     return msgspec.json.encode(memory)
+
+
+def _observations(body: bytes | None) -> list[records.Observation]:
+    """Findings that were kept; none where they are damaged or of another version."""
+    try:
+        return msgspec.json.decode(body, type=list[records.Observation]) if body else []
+    except msgspec.DecodeError:  # msgspec.ValidationError among them
+        return []
 
 
 def _decoded(body: bytes | None) -> Json | None:

@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from outrider import clock as clock_module
+from outrider import findings as standing
 from outrider import records as spoken
 from outrider import wire
 from outrider_controller import ledger as ledgers
@@ -26,9 +26,10 @@ from outrider_controller.core import state as states
 from outrider_controller.launchers import agents, orders
 
 HEARTBEATS_MISSED_MAX: Final = 3
-FINDINGS_KEPT_MAX: Final = 32
 OF_THE_NODE: Final = frozenset({"disk-full", "disk-clear"})  # they concern the job there, whoever they name
-FINDING_SHOWN_S_MAX: Final = 600.0  # what a node saw longer ago is in the ledger and says nothing about now
+AGENTS_OWN: Final = frozenset({"marks-refused", "spool-damaged"})  # they concern the agent, and nothing ends them
+GRAVE: Final = frozenset({"fatal", "error"})
+FINDING_SHOWN_S_MAX: Final = 600.0  # what nothing ends says nothing about now after so long; the ledger has it
 TEXT_CHARS_MAX: Final = 500
 WATCHES_PER_HEARTBEAT: Final = 4
 JOIN_S_MAX: Final = 30.0  # from hello to welcome; the ledger and a busy machine lie between
@@ -68,7 +69,7 @@ class Nodes:
         self.stopping = False  # connections that we end ourselves are no silence
         self._telling: set[str] = set()  # jobs whose edges are on their way to the ledger
         self.heartbeat_s = heartbeat_s
-        self._findings: dict[str, deque[spoken.Observation]] = {}  # node -> what it saw of itself
+        self._findings: dict[str, standing.Standing] = {}  # node -> what it saw of itself
         self.versions: dict[str, str] = {}
         self.told: Told = lambda job, generation, ranks: None
 
@@ -89,6 +90,7 @@ class Nodes:
         )
         await self._turns.submit((joined,))
         self.versions[hello.node] = hello.version
+        self._know_findings(hello)
         self._processes(hello)
         return await self._turns.know_acked(hello.node, hello.spool_id)
 
@@ -257,15 +259,29 @@ class Nodes:
         named = self._turns.state.jobs.get(seen.job or "")
         of_the_node = seen.kind in OF_THE_NODE
         if named is None or of_the_node:
-            self._findings.setdefault(seen.node, deque(maxlen=FINDINGS_KEPT_MAX)).append(seen)
+            self._findings.setdefault(seen.node, standing.Standing()).take(seen)
         if seen.job is not None and named is not None and not (of_the_node and named.over):
             found = self._progress.of(seen.job)
             return records.Observed(now, seen.job, seen, self._step_with(seen), found.step_s)
         if of_the_node and (job := self._job_on(seen.node)):
             return records.Observed(now, job, seen, self.job_step(job), self._progress.of(job).step_s)
+        if _of_hardware(seen) and seen.severity in GRAVE and (job := self._job_on(seen.node)):
+            return self._of_the_attempt(now, job, seen)
         about = f" (job {seen.job} is {'over' if named else 'unknown here'})" if seen.job else ""
         text = f"node {seen.node} saw {seen.kind}: {seen.text}{about}"
         return records.Noted(now, seen.job or "", text[:TEXT_CHARS_MAX])
+
+    def _of_the_attempt(self, now: float, job: str, seen: spoken.Observation) -> records.Observed:
+        """What ails a node is evidence for whatever becomes of the attempt that runs there."""
+        attempt = self._turns.state.jobs[job].attempt
+        seen = dataclasses.replace(seen, generation=attempt.generation if attempt is not None else None)
+        return records.Observed(now, job, seen, self.job_step(job), self._progress.of(job).step_s)
+
+    def _know_findings(self, hello: wire.Hello) -> None:
+        """The agent knows best what is not over; what came of jobs on its node stays as it was."""
+        former = self._findings.get(hello.node, standing.Standing()).all()
+        own = [seen for seen in hello.findings[: standing.FINDINGS_MAX] if seen.node == hello.node]
+        self._findings[hello.node] = standing.Standing([*(seen for seen in former if not _of_hardware(seen)), *own])
 
     def _job_on(self, node: str) -> str | None:
         """The live job whose ranks are placed on a node: whatever ails the node concerns it."""
@@ -314,9 +330,10 @@ class Nodes:
             self._launcher.end_stale(keeper.job, node, keeper, job.over, job.spec.limits.grace_s)
 
     def findings(self, node: str) -> list[spoken.Observation]:
-        """What is wrong on a node of late, by its own words."""
+        """What is wrong on a node and not over, by its own words."""
         since = self._clock.now() - FINDING_SHOWN_S_MAX
-        return [seen for seen in self._findings.get(node, ()) if seen.severity != "info" and seen.at > since]
+        known = self._findings[node].all() if node in self._findings else []
+        return [seen for seen in known if seen.at > since or seen.kind in OF_THE_NODE or _of_hardware(seen)]
 
     def describe(self, node: str) -> dict[str, Any]:
         """What is known of a node beyond the ledger."""
@@ -327,6 +344,11 @@ class Nodes:
             "version": self.versions.get(node),
             "findings": [dataclasses.asdict(seen) for seen in self.findings(node)],
         }
+
+
+def _of_hardware(seen: spoken.Observation) -> bool:
+    """Whether an agent's signals saw it: such a finding lasts until the agent says that it is over."""
+    return seen.job is None and seen.kind not in AGENTS_OWN and seen.kind not in OF_THE_NODE
 
 
 def _check(node: str, items: tuple[spoken.Observation, ...]) -> None:

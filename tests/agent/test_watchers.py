@@ -12,7 +12,7 @@ import pytest
 
 from outrider import clock, records
 from outrider.records import Json
-from outrider_agent import readings, spool, standing_findings, watchers
+from outrider_agent import readings, spool, watchers
 from tests.agent import world
 
 MIB = 1 << 20
@@ -164,26 +164,6 @@ def test_what_was_judged_and_what_was_told_are_on_disk_together(folder: Path) ->
         other.close()
 
     play(folder, [source], first)
-
-
-def test_a_finding_stands_until_it_is_said_to_be_over_and_the_gravest_are_kept() -> None:
-    standing = standing_findings.Standing()
-    standing.take(seen("fell off", xid=79))
-    standing.take(seen("an engine", "warning", xid=43))
-    standing.take(seen("only so", "info", xid=13))
-    assert [one.text for one in standing.all()] == ["fell off", "an engine"]
-    assert standing.xids() == {"gpu0": 43}
-    again = standing_findings.Standing(standing.encoded())
-    again.take(seen("over", "info", cleared=True, xid=79))
-    assert [one.text for one in again.all()] == ["an engine"]
-    again.take(seen("all over", "info", cleared=True))
-    assert again.all() == []
-    for number in range(standing_findings.FINDINGS_MAX):
-        again.take(seen("w", "warning", device=f"gpu{number}"))
-    again.take(seen("grave", device="gpu999"))
-    assert len(again.all()) == standing_findings.FINDINGS_MAX
-    assert again.all()[-1].text == "grave"
-    assert standing_findings.Standing(b"{").all() == []
 
 
 def test_memory_of_another_form_counts_as_none(folder: Path) -> None:
