@@ -91,7 +91,7 @@ def mount_point(path: str, mounts: str = MOUNTS) -> str:
     best = "/"
     for line in lines:
         fields = line.split()
-        point = _plain(fields[4]) if len(fields) > 4 else "/"
+        point = plain(fields[4]) if len(fields) > 4 else "/"
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         best = point if inside and len(point) >= len(best) else best
     return best
@@ -150,7 +150,7 @@ def _numbers(room: Room) -> records.Json:
     }
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A path as mountinfo writes it, with its blanks back."""
     for code, letter in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(code, letter)
