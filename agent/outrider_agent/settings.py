@@ -40,7 +40,8 @@ class Sources:
     expect_ports: int | None = None  # InfiniBand and RoCE ports that have to be active
     expect_mounts: tuple[Path, ...] = ()  # file systems that have to be mounted and to answer
     redfish_url: str | None = None  # the node's BMC
-    redfish_credentials: Path | None = None  # file of two lines: user and password
+    redfish_credentials: Path | None = None  # file with user:password that nobody else may read
+    redfish_ca_file: Path | None = None  # who may vouch for the BMC's certificate; None trusts the system's list
 
     @property
     def pretends(self) -> bool:
@@ -133,8 +134,9 @@ def _check_redfish(given: Sources) -> None:
             raise SettingsError(f"--redfish {url!r}: is not an address such as https://bmc.example")
         if parts.scheme == "http" and not addresses.is_loopback(parts.hostname):
             raise SettingsError(f"--redfish {url!r}: would carry the BMC's password unencrypted; give https://")
-    if credentials is not None and not os.access(credentials, os.R_OK):
-        raise SettingsError(f"--redfish-credentials {credentials}: is missing or this user may not read it")
+    for option, path in (("--redfish-credentials", credentials), ("--redfish-ca-file", given.redfish_ca_file)):
+        if path is not None and not os.access(path, os.R_OK):
+            raise SettingsError(f"{option} {path}: is missing or this user may not read it")
 
 
 def simulates(library: Path) -> bool:

@@ -40,6 +40,7 @@ WATCHED: Final[dict[str, type]] = {
     "expect_mount": list,
     "redfish": str,
     "redfish_credentials": str,
+    "redfish_ca_file": str,
 }
 NOT_ONCE: Final = ("controller", "token_file", "ca_file", "supervise", "metrics_listen", "leave_idle_s", "allow_root")
 
@@ -79,7 +80,8 @@ def _add_watched(group: Any) -> None:
     )
     add("--expect-mount", action="append", metavar="PATH", help="a file system that has to be mounted; may be repeated")
     add("--redfish", metavar="URL", help="the node's BMC, asked for power supplies, fans and its log")
-    add("--redfish-credentials", metavar="FILE", help="two lines: user and password of the BMC")
+    add("--redfish-credentials", metavar="FILE", help="file with the BMC's user:password, for nobody else to read")
+    add("--redfish-ca-file", metavar="FILE", help="certificates to trust for the BMC in place of the system's (PEM)")
     add("--config", metavar="FILE", help="settings file (TOML) for the options of this group")
 
 
@@ -135,7 +137,7 @@ def _once(options: argparse.Namespace, sources: Any, only_kernel_log: bool) -> i
             )
     simulated = options.simulated or sources.pretends
     signals = node_signals.of(sources, once=True, only_kernel_log=only_kernel_log)
-    judge = node_signals.judge(options.node, sources, simulated, once=True)
+    judge = node_signals.judge(options.node, sources, simulated)
     found = once.look(options.node, host.boot_id(sources.procfs), signals, judge, simulated)
     print(json.dumps(found) if options.json else sweep_view.text(found), end="\n" if options.json else "")
     return vocabulary.EXIT_PROBLEM if once.grave(found) else vocabulary.EXIT_DONE
@@ -199,7 +201,7 @@ def _file(path: Path) -> dict[str, Any]:
 def _sources(settings: Any, given: dict[str, Any]) -> Any:
     made: dict[str, Any] = {
         name: _path(given[name])
-        for name in ("nvml_library", "kernel_log", "sysfs", "procfs", "redfish_credentials")
+        for name in ("nvml_library", "kernel_log", "sysfs", "procfs", "redfish_credentials", "redfish_ca_file")
         if given.get(name)
     }
     made |= {name: given[name] for name in ("expect_gpus", "expect_ports") if given.get(name) is not None}
