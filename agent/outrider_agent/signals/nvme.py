@@ -130,8 +130,8 @@ class Nvme:
             raise files.Unknown("unsupported", f"no {RECORDED} lies beside the drive") from None
 
 
-def health_log(file: int) -> bytes:
-    """Ask the open controller for its health log. Raises OSError."""
+def health_log(file: int, ioctl: Callable[[int, int, bytearray], int] = fcntl.ioctl) -> bytes:
+    """Ask the open controller for its health log. Raises OSError, Unknown."""
     room = ctypes.create_string_buffer(LOG_BYTES)
     dwords = (LOG_BYTES // 4 - 1) << 16
     # struct nvme_passthru_cmd: opcode, flags, rsvd1, nsid, cdw2, cdw3, metadata, addr, metadata_len, data_len,
@@ -139,7 +139,7 @@ def health_log(file: int) -> bytes:
     command = bytearray(72)
     struct.pack_into("BBHIIIQQII", command, 0, _GET_LOG_PAGE, 0, 0, _ALL, 0, 0, 0, ctypes.addressof(room), 0, LOG_BYTES)
     struct.pack_into("IIIIIIII", command, 40, dwords | _SMART_LOG, 0, 0, 0, 0, 0, COMMAND_TIMEOUT_MS, 0)
-    status = fcntl.ioctl(file, _ADMIN_COMMAND, command)
+    status = ioctl(file, _ADMIN_COMMAND, command)
     if status:
         raise files.Unknown("unreadable", f"the drive answered with NVMe status 0x{status:x}")
     return room.raw
