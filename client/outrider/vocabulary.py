@@ -114,6 +114,90 @@ OBSERVATION_KINDS: Final = (
     "thermal-critical",
     "cpu-throttled",
     "clock-unstable",
+    # What the readings of a node tell (outrider_agent.judgement); evidence: reading, value, bound, unit and since.
+    "could-not-look",  # a signal or some of its readings cannot be read: that is no sign of health
+    "gpu-count",  # another number of GPUs than expected, or than another way of counting finds
+    "gpu-lost",
+    "gpu-reset-required",
+    "gpu-handle-error",  # a GPU cannot be opened
+    "gpu-reset-asked",  # the driver would like to reset a GPU, once it is drained
+    "gpu-repair-pending",
+    "gpu-unlike",  # firmware that most GPUs of the node do not have
+    "gpu-event",  # the driver told of an event that is in no table
+    "recovery-action",  # what the driver asks for; outweighs every table
+    "driver-not-loaded",
+    "persistence-mode-off",
+    "nvml-hang",  # a call to the driver does not come back
+    "nvml-helper",  # the processes that make these calls are stuck or often started anew
+    "gpu-temperature",
+    "gpu-memory-temperature",
+    "gpu-warmer-than-siblings",
+    "thermal-margin",
+    "thermal-throttle",  # clocks are held down because of heat
+    "sensor-temperature",  # anything but a GPU is too warm
+    "hardware-slowdown",
+    "power-brake",  # the power supply slows a GPU down
+    "clocks-held-down",  # for more seconds of a minute than usual
+    "clocks-pinned",
+    "sync-boost",
+    "clock-below-siblings",
+    "gpu-power-missing",  # a busy GPU that reports no power
+    "power-limit",
+    "power-supply",
+    "fan-failed",
+    "ecc-mode",  # ECC is off, or will be
+    "ecc-uncorrected",  # GPU memory lost data
+    "ecc-corrected",  # so many corrections each second that they cost time
+    "ecc-corrected-total",
+    "ecc-sram-threshold",
+    "row-remap-pending",
+    "row-remap-failed",
+    "row-remap-exhausted",
+    "row-remap-banks-low",
+    "retired-pages",
+    "inforom-invalid",
+    "gpu-memory-held",  # by nobody that is seen
+    "nvlink-down",
+    "nvlink-errors",
+    "p2p-broken",
+    "fabric-state",  # a GPU did not join the fabric
+    "fabric-health",
+    "pcie-degraded",  # fewer lanes or a lower speed than possible
+    "pcie-replays",
+    "pcie-errors-corrected",
+    "pcie-access-control",  # traffic between peers takes a detour
+    "port-down",
+    "ports-missing",
+    "port-rate",
+    "port-flapping",
+    "port-errors",
+    "port-congestion",
+    "port-paused",
+    "link-downed",  # it went down and came back between two looks
+    "fec-errors",
+    "transport-errors",  # packets lost or out of order
+    "transport-timeouts",
+    "transport-gave-up",
+    "adapter-missing",
+    "peer-memory-missing",  # adapters cannot reach the memory of GPUs
+    "memory-low",
+    "limit-near",  # open files or processes
+    "pressure",  # processes wait for memory or disks
+    "zombies",
+    "disk-low",  # a warning before disk-full
+    "mount-missing",
+    "file-system-silent",  # does not answer in time
+    "nvme-health",
+    "nvme-missing",
+    "clock-offset",
+    "clock-unsynchronised",
+    "cpu-governor",
+    "cpu-cores",
+    "inventory-changed",  # versions or parts
+    "service-stopped",
+    "service-restarting",
+    "bmc-health",
+    "bmc-event",
 )
 
 # What a training script says it is doing (outrider.Run.phase); "step" is the ordinary work between marks.

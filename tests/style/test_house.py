@@ -40,6 +40,22 @@ def test_the_core_asks_for_no_time_chance_or_file() -> None:
     )
 
 
+def test_the_judgement_imports_values_only_and_asks_for_no_time_chance_or_file() -> None:
+    _assert_none(
+        f"{_at(path, node)} imports {name}"
+        for path in tree.modules(tree.JUDGEMENT)
+        for node, name in imports(tree.syntax(path))
+        if name.split(".")[0] not in CORE_MAY_IMPORT
+        and name != "outrider_agent.readings"
+        and not _within(name, "outrider_agent.judgement")
+    )
+    _assert_none(
+        f"{_at(path, node)} calls {ast.unparse(node.func)}"
+        for path in tree.modules(tree.JUDGEMENT)
+        for node in impure_calls(tree.syntax(path))
+    )
+
+
 def test_client_analysis_and_simulator_need_the_standard_library_alone() -> None:
     may_import = {
         "outrider": {"outrider"},

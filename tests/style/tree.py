@@ -21,6 +21,7 @@ PACKAGES = {
     "outrider_cli": ROOT / "cli/outrider_cli",
 }
 CORE = PACKAGES["outrider_controller"] / "core"
+JUDGEMENT = PACKAGES["outrider_agent"] / "judgement"
 
 
 @functools.cache

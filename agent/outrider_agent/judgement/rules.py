@@ -11,14 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-# What a rule may ask for. The words that begin with "check" and "contact" name somebody who has to look.
+# What a rule may ask for: the words of the kernel log's tables and some of our own. Those that begin with "check" and
+# "contact" ask somebody to look.
 RECOVERIES: Final = (
     "none",
     "restart_app",
     "reset_gpu",
     "reboot",
+    "reboot_node",
     "drain",
     "replace",
+    "replace_gpu",
+    "update_software",
     "check_nvlink",
     "check_cooling",
     "check_power",
@@ -28,7 +32,6 @@ RECOVERIES: Final = (
     "check_storage",
     "contact_support",
 )
-NEEDS: Final = ("busy", "idle", "gpus", "sxm", "nvswitch", "adapter-or-nvme", "quiet-node", "busy-node")
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,24 @@ class Faster:
 class Sibling:
     """Bad while a device is off the median of the others of its kind by more than ``by``, all under equal load.
 
-    ``above``: off upwards. ``relative``: ``by`` is a share of the median.
+    ``above``: off upwards. ``relative``: ``by`` is a share of the median. ``any_load``: for settings, which load does
+    not change.
     """
 
     by: float
     above: bool = True
     relative: bool = False
+    any_load: bool = False
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """Bad while a device has another value than most of its siblings."""
+
+
+@dataclass(frozen=True)
+class Fell:
+    """Bad while the value is below the best that this device ever showed."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,22 @@ class Vanished:
     """Bad while a device that had this reading is gone from a look that worked."""
 
 
-Test = Above | Below | OneOf | NoneOf | Bits | Differs | Rises | Faster | Sibling | Changed | Flaps | Vanished
+Test = (
+    Above
+    | Below
+    | OneOf
+    | NoneOf
+    | Bits
+    | Differs
+    | Rises
+    | Faster
+    | Sibling
+    | Unlike
+    | Fell
+    | Changed
+    | Flaps
+    | Vanished
+)
 # Tests of what happened and not of what is: a reboot ends them by itself.
 HAPPENED: Final = (Rises, Faster, Flaps, Changed)
 
@@ -179,10 +209,11 @@ class Clear:
 class Rule:
     """One rule. ``name`` is its own, ``row`` the row of ``rows.ROWS`` that it answers, ``kind`` an observation kind.
 
-    ``text``: a sentence with {device}, {value}, {bound} and {unit}. ``devices``: the beginning of the names that it
-    judges. ``whole``: findings are of the whole device (gpu3), not of its part (gpu3/link7). ``answers``: the recovery
-    by the value, where the device says itself what it needs. ``stops``: what it keeps from working when that is not the
-    running job. ``rank``: 0 for what is a cause by itself, higher for what tends to follow another fault.
+    ``text``: a sentence with {device}, {place}, {value}, {bound}, {unit} and {hold}. ``devices``: the beginning of the
+    names that it judges. ``whole``: findings are of the whole device (gpu3), not of its part (gpu3/link7). ``answers``:
+    the recovery by the value, where the device says itself what it needs. ``stops``: what it keeps from working when
+    that is not the running job. ``step``: a later stage of the same severity, which is told as well. ``rank``: 0 for
+    what is a cause by itself, higher for what tends to follow another fault.
     """
 
     name: str
@@ -206,6 +237,7 @@ class Rule:
     unreadable_is_bad: bool = False
     absent_is_good: bool = False
     stops: str = ""
+    step: int = 0
     rank: int = 0
 
 
@@ -219,7 +251,7 @@ class Expectations:
     nvlinks: int | None = None  # of each GPU
     power_limit: float | None = None  # W, a cap that somebody declared
     cores: int | None = None
-    inventory_hash: str | None = None
+    checkpoint_mounts: tuple[str, ...] = ()
 
     def of(self, name: str) -> float | None:
         """The number expected under this name."""
