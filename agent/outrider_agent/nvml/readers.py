@@ -95,6 +95,7 @@ class Readers:
         self._start_at = 0.0
         self._deaths: dict[tuple[int, str], int] = {}
         self._started = False
+        self._late: dict[int, tuple[float, str]] = {}
 
     @property
     def stuck(self) -> int:
@@ -112,6 +113,7 @@ class Readers:
         seconds). ``due`` says which periods to ask for; its argument is whether the helper is a new one.
         """
         self._bury()
+        self._late = {}
         found: list[process.Message] = []
         self._hear_those_aside(found)
         self._try_again(found)
@@ -128,8 +130,8 @@ class Readers:
         return found
 
     def waiting(self) -> dict[int, tuple[float, str]]:
-        """For each GPU with a call that is out: for how long, and which function."""
-        return {one.gpu: (one.longest, one.function) for one in self._aside}
+        """For each GPU with a call that is out, or came back late in this look: for how long, and which function."""
+        return {**self._late, **{one.gpu: (one.longest, one.function) for one in self._aside}}
 
     def close(self) -> None:
         """End all helpers; those that cannot be killed are left to the kernel."""
@@ -279,7 +281,7 @@ class Readers:
             answer, over = self._heard_of(one)
             dragged = now - one.since > DRAGGED * self.limits.act_s
             if answer is not None:
-                self.ward.late(one.gpu, one.function, max(one.longest, self.limits.warn_s), now)
+                self._was_late(one, now)
                 found.append(answer)
             elif over or dragged or seconds >= self.limits.act_s:
                 self.ward.hung(one.gpu, one.function, max(one.longest, self.limits.warn_s), now)
@@ -287,6 +289,11 @@ class Readers:
                 continue
             self._aside.remove(one)
             self._end(one, one.gpu)
+
+    def _was_late(self, one: _Reader, now: float) -> None:
+        seconds = max(one.longest, self.limits.warn_s)
+        self.ward.late(one.gpu, one.function, seconds, now)
+        self._late[one.gpu] = (seconds, one.function)
 
     def _heard_of(self, one: _Reader) -> tuple[process.Message | None, bool]:
         """The answer for the GPU that it is held by, and whether it has ended."""
@@ -337,7 +344,7 @@ class Readers:
             if one.longest < self.limits.warn_s:
                 self.ward.well(one.trial)
             else:
-                self.ward.late(one.gpu, one.function, one.longest, now)
+                self._was_late(one, now)
             found.append(message)
         elif message is None and seconds < (self.limits.act_s if call else self.limits.init_s):
             return

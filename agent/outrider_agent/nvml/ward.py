@@ -117,10 +117,11 @@ class Ward:
             del self._gpus[trial.gpu]
 
     def worst(self) -> dict[int, tuple[float, str]]:
-        """For each GPU that anything is held of: the most seconds, and of which function."""
+        """For each GPU: the most seconds of a function that hangs, or was late again when it was tried."""
         found = {}
         for number, one in self._gpus.items():
-            worst = max(one.held.items(), key=lambda item: item[1].seconds, default=None)
+            bad = [(function, held) for function, held in one.held.items() if held.hung or held.tries]
+            worst = max(bad, key=lambda item: item[1].seconds, default=None)
             if worst is not None:
                 found[number] = (worst[1].seconds, worst[0])
         return found

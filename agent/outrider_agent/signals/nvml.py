@@ -10,8 +10,9 @@ and may take ``read_s``.
 
 A sweep holds what was looked at in it: readings of each look, those of 5 s, 30 s and an hour when they are due, and
 everything when a helper is new. What it does not hold is as it was told last. ``nvml_call_hung`` is on each look, in
-seconds: 0 where nothing is held back; from 2 s on while a call is out, and until a try came back in time; ``error``
-names the function. Of a GPU that is left alone the readings of each look are unreadable.
+seconds: from 2 s on while a call is out, once for one that came late, and until a try came back in time where it hung
+or was late again; else 0. ``error`` names the function. Of a GPU that is left alone the readings of each look are
+unreadable.
 """
 
 from __future__ import annotations

@@ -65,8 +65,6 @@ class NvmlEvents:
         events: list[readings.Event] = []
         if self._helper is None:
             self._start(begun)
-        elif self._source.readers.ward.blocked & self._watches:
-            self._stop("a GPU does not answer; the others are watched on", at_once=True)
         if self._helper is not None:
             self._hear(self._helper, events)
         self._count += sum(int(event.evidence["count"]) for event in events)
@@ -126,8 +124,9 @@ class NvmlEvents:
             return
         if events:
             return
-        if self._watches != frozenset(self._source.readers.roster) - self._source.readers.ward.blocked:
-            self._stop("the GPUs are others now", at_once=True)
+        # One that is left alone stays in the set it is in; its registration is not what hangs.
+        if frozenset(self._source.readers.roster) - self._source.readers.ward.blocked - self._watches:
+            self._stop("a GPU is to be watched too", at_once=True)
             return
         seconds, call = helper.silent()
         limits = self._source.limits

@@ -37,6 +37,11 @@ class Rank:
         known = [name for name, _ in self.nested if name in vocabulary.PHASES]
         return known[-1] if known else self.base
 
+    @property
+    def innermost(self) -> str:
+        """The innermost phase by whatever name the script gave it."""
+        return self.nested[-1][0] if self.nested else self.base
+
     def finish(self, step: int, at: float) -> None:
         """A finished step ends whatever is open: what should have ended it may have been lost, and a rank must not be
         taken for one that saves a checkpoint ever after.

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -38,6 +38,7 @@ MARKS_PER_WAKE_MAX: Final = 256  # the loop has other things to do between
 SAMPLES_PENDING_MAX: Final = 2048  # steps of one job between two flushes
 CHECKPOINTS_PENDING_MAX: Final = 64
 JOBS_MAX: Final = 64
+CHANGES_MAX: Final = 8192  # of phases, kept for whoever aligns power with them
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Step = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
@@ -66,6 +67,16 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 _DECODER: Final = msgspec.json.Decoder(Mark, strict=True)
+
+
+class PhaseChange(NamedTuple):
+    """From ``at`` (Unix seconds by the teller's clock) on a rank of an attempt is in ``phase``."""
+
+    job: str
+    generation: int
+    rank: int
+    phase: str
+    at: float
 
 
 @dataclass
@@ -111,6 +122,8 @@ class Board:
         self.stale = 0
         self.dropped = 0
         self.refusal = ""  # why the last one was refused
+        # Of phases, newest last; signal power takes them from its own thread, which a deque allows.
+        self.changes: deque[PhaseChange] = deque(maxlen=CHANGES_MAX)
         self._attempts: dict[str, _Attempt] = {}
 
     def expect(self, job: str, generation: int, ranks: list[int]) -> Callable[[], None]:
@@ -154,9 +167,12 @@ class Board:
                 f"rank {mark.rank} of generation {mark.gen} of job {mark.job} does not run on this node"
             )
         self.received += 1
+        before = attempt.ranks[mark.rank].innermost if mark.rank in attempt.ranks else None
         rank = attempt.ranks.setdefault(mark.rank, Rank(mark.local_rank, mark.pid, now))
         rank.local_rank, rank.pid, rank.at, rank.source = mark.local_rank, mark.pid, now, "marks"
         self._apply(attempt, rank, mark)
+        if rank.innermost != before:
+            self.changes.append(PhaseChange(mark.job, mark.gen, mark.rank, rank.innermost, mark.at))
         attempt.marked = attempt.attached = attempt.dirty = (
             True  # only a script that attached speaks; its attach mark may have been lost
         )
@@ -194,7 +210,10 @@ class Board:
         for number, other in attempt.ranks.items():
             if number == line.rank or not other.tells_steps:
                 other.at, other.source = max(other.at, line.at), "log"
+                before = other.innermost
                 other.hear(found, line.at)
+                if other.innermost != before:
+                    self.changes.append(PhaseChange(line.job, line.generation, number, other.innermost, line.at))
         if isinstance(found, progress.Step):
             attempt.attached = True  # nothing less tells that steps will be told
             attempt.line_speaker = line.rank if attempt.line_speaker is None else min(attempt.line_speaker, line.rank)
