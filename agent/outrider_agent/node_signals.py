@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from outrider_agent import readings, settings
-from outrider_agent.judgement import engine, rules
-from outrider_agent.signals import catalog, kernel_log, redfish_client
+from outrider_agent.judgement import engine, rules, table
+from outrider_agent.signals import catalog, kernel_log, nvml, nvml_events, redfish_client
 
 
 def of(sources: settings.Sources, once: bool = False, only_kernel_log: bool = False) -> list[readings.Signal]:
@@ -12,13 +14,24 @@ def of(sources: settings.Sources, once: bool = False, only_kernel_log: bool = Fa
     log = kernel_log.KernelLog(sources.kernel_log, sources.procfs, once=once)
     if only_kernel_log:
         return [log]
-    return [log, *catalog.all_signals(_roots(sources))]
+    gpus = nvml.Nvml(sources.nvml_library, sysfs=sources.sysfs, procfs=sources.procfs)
+    # Events are heard by whoever waits for them; one look would hear none.
+    waiting: list[readings.Signal] = [] if once else [nvml_events.NvmlEvents(gpus, sources.procfs)]
+    return [gpus, *waiting, *catalog.all_signals(_roots(sources)), log]  # who names GPUs goes first
 
 
-def judge(node: str, sources: settings.Sources, simulated: bool) -> engine.Judge:
-    """The judge of those signals, for what is expected here."""
+def judge(node: str, sources: settings.Sources, simulated: bool, once: bool = False) -> engine.Judge:
+    """The judge of those signals, for what is expected here. ``once``: nothing more will come, so what is so now is
+    told, and not held back to see whether it lasts.
+    """
     expected = rules.Expectations(gpus=sources.expect_gpus, ports=sources.expect_ports)
-    return engine.Judge(node, (), expected, simulated)
+    judged = tuple(map(_at_once, table.RULES)) if once else table.RULES
+    return engine.Judge(node, judged, expected, simulated)
+
+
+def _at_once(rule: rules.Rule) -> rules.Rule:
+    lasting = isinstance(rule.test, rules.OneOf | rules.NoneOf | rules.Differs | rules.Above | rules.Below)
+    return dataclasses.replace(rule, hold_s=0.0, polls=1) if lasting and rule.share is None else rule
 
 
 def _roots(sources: settings.Sources) -> catalog.Roots:

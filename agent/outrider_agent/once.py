@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from outrider import records
 from outrider.records import Json
@@ -117,13 +117,17 @@ def _judged(one: Look, judge: watchers.Judging) -> list[records.Observation]:
 
 
 async def _look_at_all(signals: Sequence[readings.Signal]) -> list[Look]:
-    return await asyncio.gather(*map(_look, signals))
+    asked: list[workers.Worker[readings.Sweep]] = [
+        workers.Worker(one.name, one.read, workers.ending(one)) for one in signals
+    ]
+    looks = await asyncio.gather(*map(_look, signals, asked))
+    await workers.close_all(asked)
+    return looks
 
 
-async def _look(signal: readings.Signal) -> Look:
+async def _look(signal: readings.Signal, worker: workers.Worker[readings.Sweep]) -> Look:
     began = time.monotonic()
     within_s = min(signal.deadline_s, WITHIN_S_MAX)
-    worker: workers.Worker[Any] = workers.Worker(signal.name, signal.read)
     try:
         async with asyncio.timeout(within_s):
             sweep = await asyncio.shield(worker.ask())
@@ -131,6 +135,4 @@ async def _look(signal: readings.Signal) -> Look:
         return Look(signal.name, "overdue", time.monotonic() - began, f"no answer within {within_s:g} s", None)
     except Exception as error:  # noqa: BLE001 - a signal that fails costs only itself
         return Look(signal.name, "failed", time.monotonic() - began, f"{type(error).__name__}: {error}", None)
-    finally:
-        worker.close()
     return Look(signal.name, sweep.state, sweep.duration_s, sweep.error, sweep)

@@ -140,7 +140,7 @@ class Watchers:
         self.findings = standing.Standing(_observations(self._kept.get("findings")))
         self.health = {one.name: Health(one.name, one.period_s) for one in signals}
         self._signals = {one.name: one for one in signals}
-        self._workers = {one.name: workers.Worker(one.name, _look(one)) for one in signals}
+        self._workers = {one.name: workers.Worker(one.name, _look(one), workers.ending(one)) for one in signals}
         self._parts = tasks.Tasks()
 
     async def run(self) -> None:
@@ -155,8 +155,7 @@ class Watchers:
     async def close(self) -> None:
         """End the rounds; a look that hangs is left behind."""
         await self._parts.cancel()
-        for worker in self._workers.values():
-            worker.close()
+        await workers.close_all(self._workers.values())
         self._keep((), {"judge": _encoded(self._judge.memory())})
 
     def ages(self) -> dict[str, float | None]:

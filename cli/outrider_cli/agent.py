@@ -137,7 +137,7 @@ def _once(options: argparse.Namespace, sources: Any, only_kernel_log: bool) -> i
             )
     simulated = options.simulated or sources.pretends
     signals = node_signals.of(sources, once=True, only_kernel_log=only_kernel_log)
-    judge = node_signals.judge(options.node, sources, simulated)
+    judge = node_signals.judge(options.node, sources, simulated, once=True)
     found = once.look(options.node, host.boot_id(sources.procfs), signals, judge, simulated)
     print(json.dumps(found) if options.json else sweep_view.text(found), end="\n" if options.json else "")
     return vocabulary.EXIT_PROBLEM if once.grave(found) else vocabulary.EXIT_DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -39,16 +40,15 @@ def _head(found: Json) -> str:
 
 
 def _observations(seen: Sequence[Json]) -> str:
-    ordered = sorted(seen, key=lambda one: GRAVITY.index(one["severity"]))
-    rows = [
-        (one["severity"], one["kind"], one["device"] or views.DASH, one["text"], _action(one["recovery"]))
-        for one in ordered
-    ]
-    return views.table(("SEVERITY", "KIND", "DEVICE", "WHAT", "TO DO"), rows) if rows else ""
+    return "".join(map(_observation, sorted(seen, key=lambda one: GRAVITY.index(one["severity"]))))
 
 
-def _action(word: str) -> str:
-    return views.DASH if word == "none" else word.replace("_", " ")
+def _observation(one: Json) -> str:
+    """``fatal    gpu3 fell off the bus [xid gpu3]; to do: reset gpu``, wrapped below itself."""
+    about = " ".join(word for word in (one["kind"], one["device"]) if word)
+    to_do = "" if one["recovery"] == "none" else f"; to do: {one['recovery'].replace('_', ' ')}"
+    line = f"{one['severity']:8} {one['text']} [{about}]{to_do}"
+    return textwrap.fill(line, views.WIDTH_MAX, subsequent_indent=" " * 9, break_long_words=False) + "\n"
 
 
 def _gpus(every: Sequence[Json]) -> str:
