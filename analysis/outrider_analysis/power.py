@@ -1,9 +1,10 @@
 """The power of a node over time: its GPUs added up on one grid, how fast that changes, and what the job did meanwhile.
 
 In: samples of each GPU, (seconds, W), in order, at whatever rate it gives them. Out: the node's power every 0.02, 0.1
-or 1 s, as the GPU that is sampled least allows, ramps, range, and the same by phase of the job. Between two samples power
-is taken to be a line. The node's power is known while every GPU's is: a gap is a gap, and a GPU that joins or falls
-silent begins a new stretch, so that no change of company is taken for a change of power. Bounded in time and in number.
+or 1 s, as the GPU that is sampled least allows, ramps, range, and the same by phase of the job. Between two samples
+power is taken to be a line. The node's power is known while every GPU's is: a gap is a gap, and a GPU that joins or
+falls silent begins a new stretch, so that no change of company is taken for a change of power. Bounded in time and in
+number.
 """
 
 from __future__ import annotations
