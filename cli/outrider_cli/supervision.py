@@ -190,16 +190,42 @@ class Supervision:
             await asyncio.gather(watch, stopped, over, follow, return_exceptions=True)
 
     async def _end(self, outcome: Outcome) -> Outcome:
-        if self._ending is None or self._stop_asked:
+        if self._stop_asked:
             return outcome
-        self._ending_now = asyncio.create_task(self._ending(self, outcome), name="ending")
+        self._ending_now = asyncio.create_task(self._after(outcome), name="ending")
         try:
             await self._ending_now
         except asyncio.CancelledError:
             if not self._stop_asked:
                 raise
+            if self._ending is None:
+                return outcome  # the job had completed before, and that is what the status tells
             return dataclasses.replace(outcome, code=EXIT_SIGNALLED + self._stop_asked[0])
         return outcome
+
+    async def _after(self, outcome: Outcome) -> None:
+        if outcome.state == "completed":
+            await self._last_checkpoint()
+        if self._ending is not None:
+            await self._ending(self, outcome)
+
+    async def _last_checkpoint(self) -> None:
+        """The last checkpoint is what the job was trained for: wait for its verdict, within the job's own limit."""
+        name, told = self.plan.spec.name, False
+        end = self._controller.clock.monotonic() + self.plan.spec.limits.verify_s
+        while any(e.name == "verify-checkpoint" for e in self._controller.state.jobs[name].pending):
+            if not told:
+                self.say("the job is complete; its last checkpoint is being verified (Ctrl-C: leave it unverified)")
+                told = True
+            if self._controller.clock.monotonic() > end:
+                break
+            await asyncio.sleep(TICK_S)
+        last = next(iter(self._controller.state.jobs[name].checkpoints), None)
+        if last is not None and last.trust == vocabulary.REJECTED:
+            self.say(f"the last checkpoint (step {last.step}) is damaged: {known.words(last.problems)}; {last.path}")
+        elif last is not None and (told or not last.trusted):
+            trust = last.trust if last.tried and last.trusted else "not verified; see outrider checkpoint verify"
+            self.say(f"the last checkpoint (step {last.step}): {trust}")
 
     def door(self) -> tuple[str, str]:
         """Where the controller answers, and the token to read with."""

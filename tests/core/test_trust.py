@@ -66,6 +66,21 @@ def test_one_look_at_a_time_and_the_newest_first() -> None:
     assert [e.args["step"] for e in effects(world, "verify-checkpoint")] == [1, 3, 2]
 
 
+def test_the_last_checkpoint_of_a_job_that_is_complete_is_looked_at_and_no_older_one() -> None:
+    world = World().submit().train(3)
+    world.mute = True
+    for step in (1, 2, 3):
+        world.save(step)
+    world.finish()
+    assert world.job.state == "completed"
+    world.damage(3).unmute()
+    assert [e.args["step"] for e in effects(world, "verify-checkpoint")] == [1, 3]
+    assert at_step(world, 3).trust == "rejected"
+    assert [row.cause for row in world.of(records.Diagnosed)] == ["checkpoint-corrupt"], "people are told"
+    assert world.job.state == "completed"
+    assert not [t for t in world.job.timers if t[0] == trust.LOOK_AGAIN]
+
+
 def test_a_look_without_an_answer_is_not_repeated_at_once() -> None:
     world = World().submit().train(3)
     world.mute = True

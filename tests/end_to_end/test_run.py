@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from outrider_controller.core import records
-from tests.end_to_end.world import World, wait_for
+from outrider_controller.core import known, records
+from tests.end_to_end.world import COUNTING_JOB, World, wait_for
 
 
 def test_a_shell_loop_is_supervised_to_its_end(world: World) -> None:
@@ -80,6 +80,22 @@ def test_a_killed_rank_is_named_and_the_job_comes_back_from_its_checkpoint(world
     report = world.document("report")
     assert sum(report["bins"].values()) == pytest.approx(report["elapsed_s"], abs=0.01)
     assert report["interruptions"]["automatic"] == 1
+
+
+def test_the_last_checkpoint_is_verified_before_the_run_ends_and_its_damage_is_said(world: World) -> None:
+    damage = (
+        "if step == 15:\n                (draft / '__0_0.distcp').write_bytes(b'torn')\n            draft.rename(final)"
+    )
+    sound, torn = world.counting(10), world.counting(15)
+    assert (done := world.run("run", *sound)).returncode == 0, done.stderr
+    told = known.checkpoint(world.recorded().jobs["job"], str(world.work / "checkpoints" / "step-10"))
+    assert told is not None
+    assert told.trusted, done.stderr
+    world.script(COUNTING_JOB.replace("draft.rename(final)", damage))
+    done = world.run("run", *torn)
+    assert done.returncode == 0, done.stderr
+    assert "the last checkpoint (step 15) is damaged" in done.stderr
+    assert [one["cause"].partition("-")[0] for one in world.document("incidents")["incidents"]] == ["checkpoint"]
 
 
 def test_ctrl_c_stops_the_ranks_first_and_says_so(world: World) -> None:

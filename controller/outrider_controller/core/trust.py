@@ -79,14 +79,18 @@ def _after_nan(turn: Turn, name: str, path: str, step: int, bad: records.NotFini
 
 
 def look(turn: Turn, name: str) -> None:
-    """Have the newest checkpoint that nobody has looked at verified; one at a time, the newest first."""
+    """Have the newest checkpoint that nobody has looked at verified; one at a time, the newest first.
+
+    Of a job that is complete that is the last one alone: what it was trained for.
+    """
     job = turn.job(name)
-    if job.over or any(e.name == "verify-checkpoint" for e in job.pending):
+    if any(e.name == "verify-checkpoint" for e in job.pending) or (job.over and job.state != "completed"):
         return
-    new = next((k for k in job.checkpoints if not k.tried and not k.distrust and k.generation is not None), None)
+    known_ones = job.checkpoints[:1] if job.over else job.checkpoints
+    new = next((k for k in known_ones if not k.tried and not k.distrust and k.generation is not None), None)
     if new is not None:
         turn.effect(name, "verify-checkpoint", None, path=new.path, step=new.step)
-        if LOOK_AGAIN not in dict(job.timers):
+        if not job.over and LOOK_AGAIN not in dict(job.timers):
             turn.timer(name, LOOK_AGAIN, turn.at + LOOK_AGAIN_S)
 
 
@@ -106,9 +110,9 @@ def look_again(turn: Turn, name: str) -> None:
 def verified(turn: Turn, fact: records.EffectDone, effect: records.EffectRequested) -> None:
     """A verdict is in: the next look, and what need not be kept any longer."""
     job = turn.job(fact.job)
+    look(turn, fact.job)
     if job.over:
         return
-    look(turn, fact.job)
     new = known.checkpoint(job, str(effect.args.get("path") or ""))
     if fact.ok and new is not None and new.trusted:
         _prune(turn, fact.job)
