@@ -66,7 +66,8 @@ class Judge:
         """What is new by this sweep; ``seq`` of each is 0, the spool numbers them."""
         at = sweep.at
         drafts = self._boot(sweep)
-        self.known.context(sweep.context)
+        if self.known.context(sweep.context):
+            self.events.name_gpus()
         drafts += self._readings(sweep)
         for event in sweep.events:
             if draft := self.events.take(event, self.book.severity):
@@ -116,7 +117,9 @@ class Judge:
             if reading.name not in judged:
                 continue
             for each in self.cell(reading.device, reading.name):
-                if each.rule.signal == sweep.signal and (what := each.take(reading, at, self.known)):
+                if each.grouped or each.rule.signal != sweep.signal:
+                    continue
+                if what := each.take(reading, at, self.known):
                     self._told(each, what, at, "")
         for each, what in self.groups.take(sweep, self):
             self._told(each, what, at, "")
@@ -164,7 +167,7 @@ class Judge:
         for cell in self.cells.values():
             for each in cell:
                 if each.active and each.rule.clear.reset and each.device.partition("/")[0] == gpu:
-                    each.end()
+                    each.end(forget=True)
                     self.book.ends(each, at, RESET)
         return self.events.reset(gpu, at)
 

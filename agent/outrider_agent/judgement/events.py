@@ -28,8 +28,12 @@ Key = tuple[str, str, str]
 
 @dataclass
 class Said:
-    """One event that was told, or would have been if a rule had not told it before (``told``)."""
+    """One event that was told, or would have been if a rule had not told it before (``told``).
 
+    ``device``: as it was told; an event that came before the GPUs were known was told by its PCI address.
+    """
+
+    device: str
     severity: str
     recovery: str
     since: float
@@ -70,7 +74,7 @@ class Events:
             return None
         told = GRAVITY.get(held(draft.kind, draft.device), -1) < GRAVITY[draft.severity]
         before = said.since if said is not None and not said.over else draft.at
-        self._keep(key, Said(draft.severity, draft.recovery, before, draft.at, event.source, mark, told))
+        self._keep(key, Said(draft.device, draft.severity, draft.recovery, before, draft.at, event.source, mark, told))
         return draft if told else None
 
     def severity(self, kind: str, device: str, at: float) -> str:
@@ -103,19 +107,27 @@ class Events:
         self._said.clear()
         return drafts
 
+    def name_gpus(self) -> None:
+        """The GPUs became known: what was told by an address is found by the GPU's name from now on."""
+        for key in [key for key in self._said if self._known.gpu(key[1]) != key[1]]:
+            kind, device, number = key
+            self._said.setdefault((kind, self._known.gpu(device), number), self._said[key])
+            del self._said[key]
+
     def memory(self) -> list[list[Any]]:
         """As JSON."""
         return [
-            [*key, s.severity, s.recovery, s.since, s.last_at, s.source, s.mark, s.told, s.over]
+            [*key, s.device, s.severity, s.recovery, s.since, s.last_at, s.source, s.mark, s.told, s.over]
             for key, s in self._said.items()
         ]
 
     def restore(self, rows: list[Any]) -> None:
         """Take up what ``memory`` gave; a row that does not look like it raises."""
         for row in rows[-SAID_MAX:]:
-            kind, device, number, severity, recovery, since, last_at, source, mark, told, over = row
+            kind, device, number, as_told, severity, recovery, since, last_at, source, mark, told, over = row
             if severity in GRAVITY:
-                words = str(severity), str(recovery), float(since), float(last_at), str(source), str(mark)
+                when = float(since), float(last_at)
+                words = str(as_told), str(severity), str(recovery), *when, str(source), str(mark)
                 self._said[str(kind), str(device), str(number)] = Said(*words, told is True, over is True)
 
     def _known_already(self, said: Said, draft: Draft, mark: str) -> bool:
@@ -132,6 +144,7 @@ class Events:
         if said is None or said.over:
             return None
         said.over = True
+        draft.device = said.device
         draft.evidence.setdefault("since", said.since)
         return draft if said.told else None
 
@@ -142,7 +155,8 @@ class Events:
             if said.over or not said.stands:
                 continue
             said.over = True
-            kind, device, number = key
+            kind, _, number = key
+            device = said.device
             what = f"{kind} {number}".strip() + (f" on {device}" if device else "")
             evidence: Json = {"cleared": True, "was": said.severity, "since": said.since, "cleared_by": why}
             evidence |= {"source": said.source}

@@ -143,7 +143,7 @@ class Book:
         """Drop the finding that is least grave and oldest; its tracks begin anew."""
         key = min(self._open, key=lambda key: (GRAVITY.get(self._open[key].severity, 0), self._open[key].since))
         for track in self._open.pop(key).holders.values():
-            track.end()
+            track.end(forget=True)
         self.forgotten += 1
 
     def _draft(self, finding: Finding, track: Track, at: float, before: str) -> Draft:

@@ -22,7 +22,7 @@ RECOVERY_ACTIONS: Final = (
 NVML_EVENTS: Final[dict[str, tuple[str, str, str] | None]] = {
     "ecc-single-bit": None,
     "ecc-double-bit": ("ecc-uncorrected", "fatal", "reset_gpu"),
-    "ecc-storm": ("ecc-corrected", "error", "drain"),
+    "ecc-single-bit-storm": ("ecc-corrected", "error", "drain"),
     "dram-retirement": ("row-remap-pending", "warning", "reset_gpu"),
     "dram-retirement-failure": ("row-remap-failed", "fatal", "replace"),
     "poison": ("ecc-uncorrected", "error", "restart_app"),

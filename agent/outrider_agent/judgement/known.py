@@ -55,8 +55,12 @@ class Known:
         elif key in self._values or len(self._values) < VALUES_MAX:
             self._values[key] = (reading.value, at)
 
-    def context(self, context: Json) -> None:
-        """What a sweep says of the node, but for the boot id, which the engine looks at first."""
+    def context(self, context: Json) -> bool:
+        """What a sweep says of the node, but for the boot id, which the engine looks at first.
+
+        Whether the GPUs are others than before.
+        """
+        before = self.gpus
         devices = context.get("devices")
         if isinstance(devices, dict):
             self._devices(devices)
@@ -66,6 +70,7 @@ class Known:
             self.nvswitch = switch
         if context.get("simulated") is True:
             self.simulated = True
+        return self.gpus != before
 
     def value(self, device: str, name: str) -> Value | None:
         """Of the device, else of the GPU it is part of, else of the node."""

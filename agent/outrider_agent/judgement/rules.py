@@ -173,6 +173,8 @@ Test = (
 )
 # Tests of what happened and not of what is: a reboot ends them by itself.
 HAPPENED: Final = (Rises, Faster, Flaps, Changed)
+# Tests of one device among all that a look shows.
+GROUPED: Final = (Sibling, Unlike, Vanished)
 
 
 @dataclass(frozen=True)

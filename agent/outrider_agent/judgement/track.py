@@ -31,6 +31,7 @@ class Track:
         "bound",
         "device",
         "good_s",
+        "grouped",
         "measure",
         "patience_s",
         "rule",
@@ -47,6 +48,7 @@ class Track:
         self.rule = rule
         self.device = device
         self.measure = measures.MEASURES[type(rule.test)]
+        self.grouped = type(rule.test) in ruling.GROUPED  # judged by groups.Groups, which sees all devices of a look
         self.active = False
         self.unconfirmed = False  # a finding from before a reboot, that no sample since has judged
         self.patience_s = 0.0  # what a finding that comes and goes must stay away for
@@ -93,6 +95,8 @@ class Track:
             return ""
         if self.rule.share:
             bad = self._share(bad, at)
+        if bad is None:
+            return ""
         if bad:
             self.good_s = -1.0
             self.unconfirmed = False
@@ -121,13 +125,14 @@ class Track:
         self.unconfirmed = True
         return ""
 
-    def end(self) -> str:
-        """Over, whatever the samples say."""
+    def end(self, forget: bool = False) -> str:
+        """Over, whatever the samples say; ``forget``: what led to it as well."""
         self.active = self.unconfirmed = False
         self.bad_polls = 0
         self.good_s = -1.0
-        self.window.clear()
-        self.samples.clear()
+        if forget:
+            self.window.clear()
+            self.samples.clear()
         return ENDS
 
     def _good(self, credit: float) -> str:
@@ -141,10 +146,16 @@ class Track:
             return ""
         return self.end()
 
-    def _share(self, bad: bool, at: float) -> bool:
+    def _share(self, bad: bool, at: float) -> bool | None:
+        """None while an older finding has too few samples since a restart to be judged again."""
         share = self.rule.share
         assert share is not None
         if not self.samples or at - self.sampled_at >= share.every_s or at < self.sampled_at:
             self.samples.append(bad)
             self.sampled_at = at
-        return sum(self.samples) >= share.bad
+        if self.unconfirmed:
+            return bad
+        found = sum(self.samples)
+        if self.active and found < share.bad and len(self.samples) - found <= share.of - share.bad:
+            return None
+        return found >= share.bad
