@@ -219,7 +219,7 @@ def test_without_switches_nearness_is_the_numa_node(tmp_path: Path) -> None:
 
 def test_a_bond_carries_the_default_route_for_those_below_it(node: trees.Node) -> None:
     route = (node.procfs / "net/route").read_text().replace("ens9np0", "bond0")
-    (node.procfs / "net/route").write_text(route)
+    node.put(node.procfs / "net/route", route.rstrip())
     node.put(node.procfs / "net/bonding/bond0", "Bonding Mode: 802.3ad\n\nSlave Interface: ens9np0\nMII Status: up")
     found = infiniband.Infiniband(node.sysfs, node.procfs).read().context["roles"]
     assert (found["mlx5_9"]["role"], found["mlx5_3"]["role"]) == ("management", "storage")
