@@ -155,7 +155,7 @@ class Agent:
         """A host that only pretends to be one, and was told of no source, watches its ranks and disks alone."""
         given = sources or settings_module.Sources()
         self._pretends = given.pretends
-        signals = node_signals.of(given) if sources is not None else []
+        signals = node_signals.of(given, board=self._board) if sources is not None else []
         judge = node_signals.judge(self._settings.node, given, self._settings.simulated or self._pretends)
         return watchers.Watchers(signals, judge, self._spool, self._clock, self._wake)
 
@@ -212,9 +212,11 @@ class Agent:
         if listen is None:
             return None
         try:
-            return await exporter.serve(settings_module.listen_address(listen), self._reading)
+            server = await exporter.serve(settings_module.listen_address(listen), self._reading)
         except OSError as error:
             raise AgentError(f"--metrics-listen {listen}: cannot be opened: {error.strerror or error}") from error
+        log.info("metrics are served", extra={"port": server.sockets[0].getsockname()[1]})
+        return server
 
     def _reading(self) -> exporter.Reading:
         board, held = self._board, self._keepers.all()

@@ -6,18 +6,24 @@ import dataclasses
 
 from outrider_agent import readings, settings
 from outrider_agent.judgement import engine, rules, table
-from outrider_agent.signals import catalog, kernel_log, nvml, nvml_events, redfish_client
+from outrider_agent.signals import catalog, kernel_log, nvml, nvml_events, power, ranks, redfish_client
 
 
-def of(sources: settings.Sources, once: bool = False, only_kernel_log: bool = False) -> list[readings.Signal]:
-    """Every signal. ``once``: for one sweep, so that a log is read to its end and told as it stands."""
+def of(
+    sources: settings.Sources, once: bool = False, only_kernel_log: bool = False, board: ranks.Board | None = None
+) -> list[readings.Signal]:
+    """Every signal. ``once``: for one sweep, so that a log is read to its end and told as it stands. ``board``: whose
+    changes of phase power is aligned with.
+    """
     log = kernel_log.KernelLog(sources.kernel_log, sources.procfs, once=once)
     if only_kernel_log:
         return [log]
     gpus = nvml.Nvml(sources.nvml_library, sysfs=sources.sysfs, procfs=sources.procfs)
-    # Events are heard by whoever waits for them; one look would hear none.
-    waiting: list[readings.Signal] = [] if once else [nvml_events.NvmlEvents(gpus, sources.procfs)]
-    return [gpus, *waiting, *catalog.all_signals(_roots(sources)), log]  # who names GPUs goes first
+    lasting: list[readings.Signal] = []  # they tell what happens while somebody looks; one look would see nothing
+    if not once:
+        changes = board.changes if board is not None else None
+        lasting = [nvml_events.NvmlEvents(gpus, sources.procfs), power.Power(gpus, changes)]
+    return [gpus, *lasting, *catalog.all_signals(_roots(sources)), log]  # who names GPUs goes first
 
 
 def judge(node: str, sources: settings.Sources, simulated: bool, once: bool = False) -> engine.Judge:

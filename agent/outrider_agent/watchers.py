@@ -35,6 +35,7 @@ READINGS_MAX: Final = 16_384
 STALE_PERIODS: Final = 3  # readings of a signal that failed for longer are no longer shown
 STALE_S_MIN: Final = 15.0
 PERIOD_S_MIN: Final = 0.05
+WAITED_S: Final = 2.0  # a signal that can be waited on is looked at so often all the same
 
 
 class Judging(Protocol):
@@ -67,6 +68,15 @@ class Remembering(Protocol):
 
     def restore(self, memory: object) -> None:
         """Go on from there; called before the first look."""
+        ...
+
+
+@runtime_checkable
+class Waiting(Protocol):
+    """A signal that knows when there is something to look at."""
+
+    def fileno(self) -> int | None:
+        """What is readable then; None where nothing tells. Asked between looks alone."""
         ...
 
 
@@ -180,8 +190,29 @@ class Watchers:
             began = self._clock.monotonic()
             await self._look(signal, began)
             spread = 1 + self._random.uniform(-JITTER, JITTER)
-            left = max(PERIOD_S_MIN, signal.period_s * spread) - (self._clock.monotonic() - began)
-            await self._clock.sleep(max(PERIOD_S_MIN, left))
+            left = signal.period_s * spread - (self._clock.monotonic() - began)
+            await self._rest(signal, max(PERIOD_S_MIN, left))
+
+    async def _rest(self, signal: readings.Signal, seconds: float) -> None:
+        """Wait for the next look; where a signal says what to wait on, for that, and otherwise seldom."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        fd = signal.fileno() if isinstance(signal, Waiting) else None
+        try:
+            if fd is not None:
+                loop.add_reader(fd, woken.set)
+        except (OSError, ValueError):  # a plain file is always ready, which epoll refuses to say
+            fd = None
+        if fd is None:
+            await self._clock.sleep(seconds)
+            return
+        try:
+            async with asyncio.timeout(max(seconds, WAITED_S)):
+                await woken.wait()
+        except TimeoutError:
+            return
+        finally:
+            loop.remove_reader(fd)
+        await self._clock.sleep(PERIOD_S_MIN)  # what comes in a storm is taken together
 
     async def _look(self, signal: readings.Signal, began: float) -> None:
         """One look; while it is overdue, the judge is told once a period (or deadline) that nobody could look."""

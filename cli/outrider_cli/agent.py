@@ -186,9 +186,8 @@ def _file(path: Path) -> dict[str, Any]:
     for name, value in found.items():
         wanted = WATCHED.get(name)
         if wanted is None:
-            raise errors.CommandError(
-                f"--config {path}: {name} is not known{parsing.near(name, [*WATCHED])}; there are {', '.join(WATCHED)}"
-            )
+            near = parsing.near(name, [one.replace("_", "-") for one in WATCHED]).replace("-", "_")
+            raise errors.CommandError(f"--config {path}: {name} is not known{near}; there are {', '.join(WATCHED)}")
         good = isinstance(value, wanted) and not isinstance(value, bool)
         if wanted is list:
             good = good and all(isinstance(one, str) for one in value)

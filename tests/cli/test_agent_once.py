@@ -1,0 +1,149 @@
+"""``outrider agent --once``: one look at this node, as a document and as a page; what is refused, and the way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outrider_agent import once, readings, settings
+from outrider_agent.judgement import engine
+from outrider_cli import agent, errors, main, sweep_view
+from outrider_simulator import fake_nvml
+
+LOST = "3,7,7000000,-;NVRM: Xid (PCI:0000:1b:00): 79, pid=1, name=python, GPU has fallen off the bus.\n"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> list[str]:
+    """Options of a machine that has nothing: a tree of empty folders and an empty log."""
+    for name in ("sys", "proc"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "kmsg").touch()
+    roots = ["--sysfs", str(tmp_path / "sys"), "--procfs", str(tmp_path / "proc")]
+    return ["agent", "--once", "--node", "n0", *roots, "--kernel-log", str(tmp_path / "kmsg")]
+
+
+def test_a_machine_with_nothing_is_no_complaint(bare: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([*bare, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["node"], found["gpus"], found["simulated"]) == ("n0", [], False)
+    assert {one["name"]: one["state"] for one in found["signals"]}["infiniband"] == "absent"
+    assert not [one for one in found["observations"] if one["severity"] in ("fatal", "error")]
+
+
+def test_eight_gpus_are_told_as_the_contract_says(bare: list[str], tmp_path: Path, capsys: Any) -> None:
+    world = fake_nvml.World(tmp_path / "nvml", kernel_log=tmp_path / "kmsg")
+    world.set(None, "load", 0.5)
+    options = [*bare, "--nvml-library", str(world.library), "--expect-gpus", "8"]
+    code = main.main([*options, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["simulated"] is True
+    assert [one["index"] for one in found["gpus"]] == list(range(8))
+    one = found["gpus"][3]
+    assert one["uuid"].startswith("GPU-")
+    assert one["name"] == "NVIDIA H100 80GB HBM3"
+    assert one["readings"]["temperature"]["state"] == "value"
+    assert one["readings"]["temperature"]["unit"] == "C"
+    assert {each["state"] for each in one["readings"].values()} <= {"value", "unsupported", "unreadable"}
+    assert set(found["signals"][0]) >= {"name", "state", "duration_s"}
+    for seen in found["observations"]:
+        assert set(seen) == {"kind", "severity", "device", "text", "evidence", "recovery"}
+    assert code == int(once.grave(found))
+    with world.lose_gpu(2):
+        assert main.main(options) == 1
+    page = capsys.readouterr().out
+    assert "(simulated)" in page.splitlines()[0]
+    assert "fatal" in page
+    assert "gpu2" in page
+
+
+def test_a_kernel_log_alone_is_judged_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "kmsg"
+    log.write_text(LOST)
+    assert main.main(["agent", "--once", "--kernel-log", str(log), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in found["signals"]] == ["kernel-log"]
+    (seen,) = found["observations"]
+    assert (seen["kind"], seen["severity"], seen["evidence"]["xid"]) == ("xid", "fatal", 79)
+    assert main.main(["agent", "--once", "--kernel-log", str(log)]) == 1
+    assert capsys.readouterr().out.startswith(f"{found['node']}: 1 fatal\n\nfatal    ")
+    log.write_text("")
+    assert main.main(["agent", "--once", "--kernel-log", str(log)]) == 0
+
+
+def test_a_signal_that_hangs_or_breaks_is_told_and_holds_nobody() -> None:
+    import threading
+
+    never = threading.Event()
+
+    class Hangs:
+        name, period_s, deadline_s = "hangs", 1.0, 0.05
+
+        def read(self) -> readings.Sweep:
+            never.wait()
+            raise AssertionError
+
+    class Breaks(Hangs):
+        name = "breaks"
+
+        def read(self) -> readings.Sweep:
+            raise OSError("no such register")
+
+    found = once.look("n0", "b", [Hangs(), Breaks()], engine.Judge("n0"), False)
+    never.set()
+    states = {one["name"]: (one["state"], one["error"]) for one in found["signals"]}
+    assert states["hangs"] == ("overdue", "no answer within 0.05 s")
+    assert states["breaks"] == ("failed", "OSError: no such register")
+    page = sweep_view.text(found)
+    assert "nothing is wrong by what could be read" in page
+    assert "no such register" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--once", "--kernel-log", "/nope"], "--kernel-log /nope: is missing"),
+        (["--once", "--nvml-library", "/nope.so"], "--nvml-library /nope.so: is missing"),
+        (["--once", "--sysfs", "/nope"], "laid out like /sys"),
+        (["--once", "--expect-gpus", "99"], "--expect-gpus 99: a node has 0 to 64"),
+        (["--once", "--expect-mount", "ckpt"], "give the whole path"),
+        (["--once", "--redfish", "https://bmc.example"], "needs --redfish-credentials FILE"),
+        (["--once", "--redfish", "http://bmc.example", "--redfish-credentials", "/etc/hostname"], "give https://"),
+        (["--once", "--supervise"], "--supervise has no meaning with --once"),
+        (["--json"], "--json belongs to --once"),
+        (["--once", "--config", "/nope.toml"], "--config /nope.toml: cannot be read"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_thing_and_the_way_out(
+    words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["agent", *words]) == 2
+    assert wanted in capsys.readouterr().err
+
+
+def test_a_settings_file_counts_where_the_command_line_says_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('expect_gpus = 8\nexpect_mount = ["/ckpt"]\nsysfs = "/sys"\n')
+    options = main.build().parse_args(["agent", "--once", "--config", str(file), "--expect-gpus", "4"])
+    found = agent._sources(settings, agent._given(options))
+    assert (found.expect_gpus, found.expect_mounts, found.sysfs) == (4, (Path("/ckpt"),), Path("/sys"))
+    for text, wanted in (
+        ("expect_gpu = 8", "did you mean expect_gpus"),
+        ("expect_gpus = true", "has to be a whole number"),
+        ("expect_mount = [1]", "has to be a list of texts"),
+        ("= 8", "is no TOML"),
+    ):
+        file.write_text(text)
+        with pytest.raises(errors.CommandError, match=r"agent\.toml") as refused:
+            agent._file(file)
+        assert wanted in str(refused.value)
+
+
+def test_a_library_that_pretends_is_known_before_it_is_loaded(tmp_path: Path) -> None:
+    world = fake_nvml.World(tmp_path / "nvml")
+    assert settings.simulates(world.library)
+    assert not settings.simulates(Path("/bin/sh"))
+    assert not settings.simulates(tmp_path / "none")
