@@ -139,6 +139,7 @@ class Client:
                 raise http.client.HTTPException(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
             if time.monotonic() > self._until:
                 raise TimeoutError("the time of this look is over")
+        answer.close()  # read1 leaves an answer of known length open, and the connection would take no other request
         return b"".join(blocks)
 
     def _connect(self) -> http.client.HTTPConnection:
