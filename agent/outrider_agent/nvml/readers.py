@@ -138,9 +138,10 @@ class Readers:
         for one in (self._reader, self._trial, *self._aside):
             if one is not None:
                 self._end(one)
+        until = time.monotonic() + DYING_S
         for dying in self._dying:
-            if not dying.helper.wait(DYING_S):
-                dying.helper.forget()
+            if not dying.helper.wait(max(0.0, until - time.monotonic())):
+                dying.helper.forget()  # it ends when its call comes back, because nobody listens
         self._reader, self._trial, self._aside, self._dying = None, None, [], []
 
     def fill(self, addresses: Sequence[str]) -> None:
