@@ -461,11 +461,20 @@ def test_the_drivers_version_is_found(said: str, version: str) -> None:
 def test_services_are_told_in_systemds_words(host: trees.Node) -> None:
     signal = services.Services(host.procfs)
     host.service("nvidia-fabricmanager", "failed", restarts=5)
+    host.end(1843)
     found = values(signal.read())
     assert found["nvidia-fabricmanager", "service_active"] == "failed"
     assert found["nvidia-fabricmanager", "service_restarts"] == 5.0
     assert (found["docker", "service_active"], found["slurmd", "service_active"]) == ("not-found", "active")
     assert ("docker", "service_restarts") not in found
+
+
+def test_a_daemon_of_the_driver_that_runs_in_a_container_is_found_by_its_process(host: trees.Node) -> None:
+    host.service("nvidia-fabricmanager", "inactive", "not-found")
+    signal = services.Services(host.procfs)
+    assert values(signal.read())["nvidia-fabricmanager", "service_active"] == "active"
+    host.end(1843)
+    assert values(signal.read())["nvidia-fabricmanager", "service_active"] == "not-found"
 
 
 def test_a_recorded_answer_of_systemd_is_read() -> None:

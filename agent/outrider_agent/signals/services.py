@@ -2,6 +2,7 @@
 
 In: ``systemctl show`` once a minute for all of them, with a deadline; where systemd does not run, the processes' names.
 Out, a service: its state in systemd's words (``not-found``: it is not installed) and how often systemd restarted it.
+The driver's own daemons may run in a container instead, so those are looked for among the processes too.
 Without systemd a running process is ``active`` and one that was seen before and is gone ``inactive``; one never seen
 is unsupported, since nobody can say whether it should run. Where procfs is not the kernel's own, systemd's answer lies
 there as ``systemctl_show``.
@@ -42,6 +43,7 @@ READINGS: Final[files.Names] = {
     "service_active": files.Kind("", "systemctl show ActiveState, LoadState; else /proc/PID/comm"),
     "service_restarts": files.Kind("", "systemctl show NRestarts", counter=True),
 }
+_IN_CONTAINERS: Final = ("nvidia-fabricmanager", "nvidia-persistenced", "nvidia-imex")
 _WANTED: Final = ("Id", "LoadState", "ActiveState", "SubState", "NRestarts", "Result")
 
 Units = dict[str, dict[str, str]]
@@ -79,8 +81,13 @@ class Services:
         if units is None:
             self._by_process(look)
             return look.sweep(context={"by": "processes"})
-        for service in self._services:
-            self._by_unit(look, service, units.get(service, {}))
+        lacking = [one for one in _IN_CONTAINERS if units.get(one, {}).get("ActiveState") != "active"]
+        running = _names(str(self._procfs)) if lacking else set()
+        for service, process in self._services.items():
+            if service in lacking and process in running:
+                look.add(service, "service_active", "active")
+            else:
+                self._by_unit(look, service, units.get(service, {}))
         results = {name: unit["Result"] for name, unit in units.items() if unit.get("Result", "success") != "success"}
         return look.sweep(context={"by": "systemd", "results": results})
 
