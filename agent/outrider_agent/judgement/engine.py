@@ -55,7 +55,7 @@ class Judge:
         self._by_reading = table.by_reading(self.rules)
         self.groups = groups.Groups(self.rules)
         self._no_room = 0
-        self._rebooted_at: float | None = None
+        self.confirmed = True  # every finding from before the last reboot was seen since
 
     @property
     def forgotten(self) -> int:
@@ -144,7 +144,8 @@ class Judge:
         before, self.known.boot_id = self.known.boot_id, boot_id
         if not before:
             return []
-        self._rebooted_at = sweep.at
+        self.known.rebooted_at = sweep.at
+        self.confirmed = False
         self.counts.clear()
         for cell in self.cells.values():
             for each in cell:
@@ -172,9 +173,10 @@ class Judge:
         return self.events.reset(gpu, at)
 
     def _confirm(self, at: float) -> None:
-        if self._rebooted_at is None or 0 <= at - self._rebooted_at < CONFIRM_S:
+        rebooted_at = self.known.rebooted_at
+        if self.confirmed or (rebooted_at is not None and 0 <= at - rebooted_at < CONFIRM_S):
             return
-        self._rebooted_at = None
+        self.confirmed = True
         for cell in self.cells.values():
             for each in cell:
                 if each.unconfirmed:

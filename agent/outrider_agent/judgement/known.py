@@ -18,6 +18,7 @@ BUSY_PERCENT: Final = 30.0
 IDLE_PERCENT: Final = 5.0
 GPUS_MAX: Final = 64
 Value = float | str | bool
+SETTLES_S: Final = 180.0
 HOT_WITHIN_C: Final = 15.0
 THERMAL_BITS: Final = 0x60  # of the clocks' event reasons: slowed by software or by hardware because of heat
 _FOR_CONDITIONS: Final = (
@@ -41,6 +42,7 @@ class Known:
         self.expectations = expectations
         self.wanted = frozenset({*_FOR_CONDITIONS, *referred(rules)})
         self.boot_id = ""
+        self.rebooted_at: float | None = None  # when another boot id was first seen
         self.board = ""
         self.nvswitch: bool | None = None
         self.simulated = False
@@ -180,6 +182,11 @@ def _quiet_node(known: Known, device: str, at: float) -> bool:
     return not _busy_node(known, device, at)
 
 
+def _settled(known: Known, device: str, at: float) -> bool:
+    """Ports and services need some minutes after a boot."""
+    return known.rebooted_at is None or not 0 <= at - known.rebooted_at < SETTLES_S
+
+
 def _hot(known: Known, device: str, at: float) -> bool:
     """Another sensor says that this GPU is warm: the margin alone is not to be trusted on every board."""
     temperature, limit = known.fresh(device, "temperature", at), known.number(device, "temperature_slowdown")
@@ -238,6 +245,7 @@ CONDITIONS: Final[dict[str, Callable[[Known, str, float], bool]]] = {
     "adapter-or-nvme": _adapter_or_nvme,
     "busy-node": _busy_node,
     "quiet-node": _quiet_node,
+    "settled": _settled,
     "hot": _hot,
     "sram-threshold": _sram_threshold,
     "fabric-ready": _fabric_ready,

@@ -68,8 +68,8 @@ RULES: Final = (
         severity="warning",
         recovery="check_cable",
         text="port {device} is {value}, it was ACTIVE before",
-        source="no job runs that could need it",
-        needs=("quiet-node",),
+        source="no job runs that could need it; after a boot ports come up late",
+        needs=("quiet-node", "settled"),
         clear=_UP,
     ),
     Rule(

@@ -32,6 +32,7 @@ def memory(judge: Judge) -> Json:
     return {
         "version": VERSION,
         "boot_id": judge.known.boot_id,
+        "rebooted_at": judge.known.rebooted_at,
         "gpus": judge.known.gpus,
         "tracks": tracks,
         "bases": bases,
@@ -113,6 +114,11 @@ def _boot_id(judge: Judge, boot_id: Any) -> None:
     judge.known.boot_id = str(boot_id)
 
 
+def _rebooted_at(judge: Judge, at: Any) -> None:
+    judge.known.rebooted_at = None if at is None else float(at)
+    judge.confirmed = at is None
+
+
 def _gpus(judge: Judge, gpus: Any) -> None:
     judge.known.gpus = {str(pci): str(gpu) for pci, gpu in gpus.items()}
 
@@ -127,6 +133,7 @@ def _counts(judge: Judge, rows: Any) -> None:
 
 _PARTS: Final[dict[str, Callable[[Judge, Any], None]]] = {
     "boot_id": _boot_id,
+    "rebooted_at": _rebooted_at,
     "gpus": _gpus,
     "tracks": _tracks,
     "bases": _bases,

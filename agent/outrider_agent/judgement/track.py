@@ -70,13 +70,10 @@ class Track:
         rule = self.rule
         value = reading.value
         if reading.state == "value" and value is not None:
-            # A counter goes on being followed while nobody asks for its judgement, and begins where that begins.
-            counts = type(rule.test) in ruling.HAPPENED
-            if rule.needs and not counts and not known.holds(rule.needs, self.device, at):
-                return self.settle(None, at)
             self.value, self.unit = value, reading.unit
             bad = self.measure(self, rule.test, value, at, known)
-            if counts and bad and rule.needs and not known.holds(rule.needs, self.device, at):
+            # What is good is good at any time; what is bad counts only while it is asked for.
+            if bad and rule.needs and not known.holds(rule.needs, self.device, at):
                 bad = None
             return self.settle(bad, at)
         blind = reading.state == "unreadable" and rule.unreadable_is_bad and _DENIED not in reading.error
