@@ -270,6 +270,18 @@ def test_the_kernel_says_the_offset_in_two_units() -> None:
     assert clock.kept_of(5, 0x0040, 0, 16_000_000) == clock.Kept(False, 0.0, 16.0, "error")
 
 
+def test_the_clock_of_the_made_node_is_its_own(host: trees.Node) -> None:
+    signal = clock.Clock(host.procfs)
+    host.clock(-0.25)
+    found = values(signal.read())
+    assert [found["", name] for name in ("clock_synchronised", "clock_offset", "clock_state")] == [True, -0.25, "ok"]
+    host.clock(synchronised=False)
+    found = values(signal.read())
+    assert [found["", name] for name in ("clock_synchronised", "clock_max_error")] == [False, 16.0]
+    (host.procfs / "adjtimex").unlink()
+    assert states(signal.read())["", "clock_synchronised"] == "unsupported"
+
+
 def test_a_clock_that_was_set_is_told_and_one_that_runs_is_not(host: trees.Node) -> None:
     times = iter([(1000.0, 50.0), (1060.0, 110.0), (1180.0, 170.0)])
     signal = clock.Clock(host.procfs, ask=lambda: clock.Kept(True, 0.0, 0.1, "ok"), times=lambda: next(times))

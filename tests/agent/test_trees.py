@@ -49,6 +49,7 @@ def test_the_node_has_what_an_hgx_h100_has(node: trees.Node) -> None:
         lambda node: node.process(7, "x", "Q"),
         lambda node: node.service("docker", "active", "not-found"),
         lambda node: node.unmount("/nowhere"),
+        lambda node: node.clock(3.0),
         lambda node: node.reboot(trees.BOOT_ID),
         lambda node: node.breaks(node.sysfs / "nothing"),
         lambda node: node.remove_adapter("mlx5_77"),

@@ -4,6 +4,7 @@ In: adjtimex(2) of the running kernel, asked for reading alone; procfs gives the
 (the kernel's flag, which chronyd, ntpd and timesyncd keep), ``clock_offset`` (what the kernel still has to correct;
 daemons that steer by frequency alone leave it at 0), ``clock_max_error`` (grows by 500 us a second while nobody
 corrects it), ``clock_step``: how far the time of day went away from the time since boot between two looks.
+Where procfs is not the kernel's own, the answer lies there as four numbers, ``adjtimex``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from outrider_agent import readings
 from outrider_agent.signals import files
 
 NAME: Final = "clock"
+RECORDED: Final = "adjtimex"
 READINGS: Final[files.Names] = {
     "clock_synchronised": files.Kind("", "adjtimex status, STA_UNSYNC"),
     "clock_offset": files.Kind("s", "adjtimex offset"),
@@ -73,6 +75,16 @@ def kept_of(state: int, status: int, offset: int, maxerror: int) -> Kept:
     return Kept(not status & _UNSYNC, offset * unit, maxerror * 1e-6, word)
 
 
+def recorded(procfs: Path) -> Callable[[], Kept]:
+    """Asks a file in place of the kernel: what adjtimex returned, status, offset and maxerror."""
+
+    def ask() -> Kept:
+        state, status, offset, maxerror = (int(word, 0) for word in files.read(f"{procfs}/{RECORDED}").split())
+        return kept_of(state, status, offset, maxerror)
+
+    return ask
+
+
 def both_times() -> tuple[float, float]:
     """The kernel's time of day, and its time since boot that goes on in suspension, in seconds."""
     return time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -89,12 +101,12 @@ class Clock:
         self,
         procfs: Path,
         clock: clocks.Clock | None = None,
-        ask: Callable[[], Kept] = ask_kernel,
+        ask: Callable[[], Kept] | None = None,
         times: Callable[[], tuple[float, float]] = both_times,
     ) -> None:
         self._procfs = procfs
         self._clock = clock
-        self._ask = ask
+        self._ask = ask or (ask_kernel if procfs == Path("/proc") else recorded(procfs))
         self._times = times
         self._began_at: float | None = None
 

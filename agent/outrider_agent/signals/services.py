@@ -43,7 +43,7 @@ READINGS: Final[files.Names] = {
     "service_active": files.Kind("", "systemctl show ActiveState, LoadState; else /proc/PID/comm"),
     "service_restarts": files.Kind("", "systemctl show NRestarts", counter=True),
 }
-_IN_CONTAINERS: Final = ("nvidia-fabricmanager", "nvidia-persistenced", "nvidia-imex")
+_IN_CONTAINERS: Final = ("nvidia-fabricmanager", "nvidia-persistenced")
 _WANTED: Final = ("Id", "LoadState", "ActiveState", "SubState", "NRestarts", "Result")
 
 Units = dict[str, dict[str, str]]
