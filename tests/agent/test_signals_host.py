@@ -402,6 +402,13 @@ def test_a_real_zombie_is_counted_and_grows_old(ticking: looking.Clock) -> None:
         child.wait()
 
 
+def test_where_processes_are_hidden_nobody_could_look(host: trees.Node) -> None:
+    host.end(1)
+    sweep = tasks.Tasks(host.procfs).read()
+    assert (sweep.state, set(states(sweep).values())) == ("failed", {"unreadable"})
+    assert "hidepid" in sweep.error
+
+
 def test_names_that_pretend_to_be_more_than_a_name_are_names(host: trees.Node) -> None:
     host.process(77, "a) D 0 0 (x", "Z")
     found = values(tasks.Tasks(host.procfs).read())

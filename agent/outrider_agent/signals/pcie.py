@@ -74,7 +74,8 @@ class Pcie:
         gone = [address for address, one in self._known.items() if not os.path.isdir(one.device.path)]
         if self._listed_at is None or gone or now - self._listed_at >= LIST_EVERY_S:
             self._listed_at = now
-            self._known = {address: _know(one) for address, one in topology.devices(self._sysfs).items()}
+            found = topology.devices(self._sysfs)  # functions made for guests have no link of their own
+            self._known = {address: _know(one) for address, one in found.items() if not one.virtual}
         self._seen = self._seen or bool(self._known)
         for address, one in self._known.items():
             _look_at(look, address, one)

@@ -63,6 +63,10 @@ class Tasks:
             pids = [int(name) for name in os.listdir(self._procfs) if name.isdigit()]
         except OSError as error:
             return look.sweep(error=f"{self._procfs}: {error.strerror or error}")
+        if 1 not in pids:
+            for name in READINGS:
+                look.lack("", name, "unreadable", "processes of others are hidden (/proc is mounted with hidepid)")
+            return look.sweep()
         before, self._known = self._known, {}
         for pid in pids[:PROCESSES_MAX]:
             seen = _stat(f"{self._procfs}/{pid}/stat")
