@@ -7,6 +7,7 @@ again in its next round. A lost GPU is asked for its handle alone.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ SAMPLES_EMPTY_MAX: Final = 5  # rounds without a sample after which all of the b
 _TYPES: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 
 Row = list[Any]
+# pynvml's structures turn bytes into text with each access, which costs five times the access; numbers need none of it.
+_read: Final = ctypes.Structure.__getattribute__
 
 
 class Again(Exception):
@@ -56,6 +59,7 @@ class Gpu:
         self._announcer = announcer
         self._handle: Any = None
         self._calls: tuple[plan.Call, ...] = ()
+        self._due: dict[tuple[str, ...], list[plan.Call]] = {}
         self._way: dict[plan.Call, int] = {}
         self._told: dict[plan.Call, Any] = {}
         self._sampled_at = 0
@@ -71,7 +75,7 @@ class Gpu:
         self._codes = set()
         rows: list[Row] = []
         handle = self.handle()
-        due = [call for call in self._calls or plan.of_gpu() if call.period in periods]
+        due = self._due_in(tuple(periods))
         if plan.RARE in periods:
             self._way.clear()  # what was not supported may be by now
             self._invalid.clear()
@@ -116,16 +120,21 @@ class Gpu:
             self._sampled_in_vain += 1
             return None
         value = _TYPES[kind] if kind < len(_TYPES) else "uiVal"
-        newer = [one for one in found if one.timeStamp > self._sampled_at]
-        self._sampled_in_vain = 0 if newer else self._sampled_in_vain + 1
-        if newer:
-            self._sampled_at = max(one.timeStamp for one in newer)
-        return [one.timeStamp for one in newer], [getattr(one.sampleValue, value) for one in newer]
+        stamps = [_read(one, "timeStamp") for one in found]
+        powers = [getattr(_read(one, "sampleValue"), value) for one in found]
+        self._sampled_in_vain = 0 if stamps else self._sampled_in_vain + 1
+        self._sampled_at = max(stamps, default=self._sampled_at)
+        return stamps, powers
 
     @property
     def samples_supported(self) -> bool:
         """Whether the driver gives its buffer of power samples, as far as it was asked."""
         return self._samples
+
+    def _due_in(self, periods: tuple[str, ...]) -> list[plan.Call]:
+        if periods not in self._due:
+            self._due[periods] = [call for call in self._calls or plan.of_gpu() if call.period in periods]
+        return self._due[periods]
 
     def _round(
         self, handle: Any, due: list[plan.Call], periods: Collection[str], leave: Collection[str], rows: list[Row]
@@ -165,7 +174,7 @@ class Gpu:
             assert isinstance(way, plan.Fields)
             mine = answered[at : at + len(way.ids)]
             at += len(way.ids)
-            codes = [one.nvmlReturn for one in mine if one.nvmlReturn]
+            codes = [code for one in mine if (code := _read(one, "nvmlReturn"))]
             if codes and codes[0] not in UNKNOWN_FIELD:
                 self._noted(codes[0])
             found[call] = (codes[0] if codes else 0, tuple(_value(one, way) for one in mine))
@@ -239,6 +248,7 @@ class Gpu:
         calls = plan.of_gpu() + tuple(call for link in range(self.links) for call in plan.of_link(link))
         if len(calls) != len(self._calls):
             self._calls = calls
+            self._due.clear()
             self._way.clear()
 
     def _answers(self, function: str, make: Callable[..., Any], *arguments: Any) -> bool:
@@ -272,8 +282,8 @@ def _by_index(index: int) -> Any:
 
 
 def _value(field: Any, way: plan.Fields) -> plan.Value:
-    kind = field.valueType
-    number = getattr(field.value, _TYPES[kind] if kind < len(_TYPES) else "ullVal")
+    kind = _read(field, "valueType")
+    number = getattr(_read(field, "value"), _TYPES[kind] if kind < len(_TYPES) else "ullVal")
     if way.flag:
         return bool(number)
     return plan.known(number, way.scale)

@@ -44,7 +44,7 @@ class Fields:
     flag: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # known by itself, so that looking one up costs next to nothing
 class Call:
     """Readings that belong together. ``part``: "" or the link, as in gpu0/link3. ``steady``: told when it changes and
     in every slow round, which is often enough for what is read each second and hardly ever differs.

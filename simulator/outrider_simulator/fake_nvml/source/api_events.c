@@ -5,7 +5,7 @@
 
 #include "world.h"
 
-#define POLL_MS 10
+#define POLL_MS 50 /* a real driver sleeps until there is something; this one must look, and looks cost */
 #define EVENTS_OLD 0x11FULL    /* single and double bit ECC, P-state, Xid, clock, MIG */
 #define EVENTS_NEW 0xFE00ULL   /* storms, retirements, poison, unavailable, recovery action: from branch 575 */
 
