@@ -23,9 +23,12 @@ from outrider_agent.checks import children
 
 OK, WRONG, RAISED, HUNG, ENDED = "ok", "wrong", "raised", "hung", "ended"
 ANSWER_SLACK_S: Final = 5.0  # beyond the time-out that ranks are given themselves, which is the more telling one
+MATES_S: Final = 2.0
+LEFT: Final = "left"  # by a member of its group that broke
 STARTS_MAX: Final = 6  # of one rank
 TEXT_CHARS_MAX: Final = 300
 
+Groups = Sequence[Sequence[int]]
 Command = Callable[[int, str, int], Sequence[str]]
 
 
@@ -93,7 +96,7 @@ class Ranks:
         answers = {rank: self._answer(rank, said.get(rank), self._given.start_s) for rank in begun}
         return {rank: answer for rank, answer in answers.items() if answer.state != OK}
 
-    def turn(self, groups: Sequence[Sequence[int]]) -> dict[int, Answer]:
+    def turn(self, groups: Groups) -> dict[int, Answer]:
         """All groups at once, each in a group of its own; what came of each rank."""
         everybody = [rank for group in groups for rank in group]
         answers = self.ready(everybody)
@@ -109,7 +112,7 @@ class Ranks:
             asked += [rank for place, rank in enumerate(group) if self._send(rank, place, len(group), store)]
         turn = self._turn
         within_s = self._given.turn_s + ANSWER_SLACK_S
-        said = self._listen(asked, lambda line: line.get("turn") == turn, within_s)
+        said = self._listen(asked, lambda line: line.get("turn") == turn, within_s, groups)
         return answers | {
             rank: self._answer(rank, said.get(rank), within_s) for rank in everybody if rank not in answers
         }
@@ -131,20 +134,28 @@ class Ranks:
         return self._running[rank].send({**turn, "bytes": self._given.size, "repeats": self._given.repeats})
 
     def _listen(
-        self, ranks: Sequence[int], wanted: Callable[[dict[str, Any]], bool], within_s: float
+        self, ranks: Sequence[int], wanted: Callable[[dict[str, Any]], bool], within_s: float, groups: Groups = ()
     ) -> dict[int, Any]:
-        """The wanted line of each rank, None for one whose pipe is closed; those missing did not answer in time."""
-        until, said = time.monotonic() + within_s, dict[int, Any]()
+        """The wanted line of each rank, None for one whose pipe is closed, HUNG or LEFT for one without.
+
+        Who is in a group with one that broke waits for nothing, and is given MATES_S to notice.
+        """
+        began, said = time.monotonic(), dict[int, Any]()
+        until = dict.fromkeys(ranks, began + within_s)
         while left := {self._running[rank].reading: rank for rank in ranks if rank not in said}:
-            left_s = until - time.monotonic()
-            if left_s <= 0:
-                break
+            now = time.monotonic()
+            for rank in [rank for rank in left.values() if now >= until[rank]]:
+                said[rank] = HUNG if now >= began + within_s else LEFT
+            left_s = max(0.0, min(until[rank] for rank in left.values()) - now)
             for fd in select.select([*left], [], [], left_s)[0]:
                 lines = self._running[left[fd]].take()
                 found = None if lines is None else next((line for line in lines if wanted(line)), False)
                 if found is not False:
                     said[left[fd]] = found
-        return {rank: said.get(rank, HUNG) for rank in ranks}
+                if found is None or (isinstance(found, dict) and "error" in found):
+                    mates = [rank for group in groups if left[fd] in group for rank in group]
+                    until |= {rank: min(until[rank], now + MATES_S) for rank in mates}
+        return said
 
     def _answer(self, rank: int, said: Any, within_s: float) -> Answer:
         """The answer of a rank; one that can be used no more is ended."""
@@ -152,9 +163,13 @@ class Ranks:
             wrong = int(said.get("wrong") or 0)
             text = f"{wrong} elements of the sum are wrong" if wrong else ""
             return Answer(WRONG if wrong else OK, text, float(said.get("seconds") or 0.0), int(said.get("bytes") or 0))
-        if isinstance(said, dict):  # its group is in an unknown state, and so is it
-            self._end(rank)
+        if isinstance(said, dict):
+            if self._given.backend != "gloo":  # what a failed group of NCCL leaves on a device is unknown
+                self._end(rank)
             return Answer(RAISED, f"raised {said.get('type')}: {said['error']}"[:TEXT_CHARS_MAX])
+        if said == LEFT:
+            self._end(rank)
+            return Answer(RAISED, "waited for one of its group that had broken")
         if said == HUNG:
             self._end(rank)
             return Answer(HUNG, f"hung: no answer within {within_s:.0f} s")
