@@ -45,7 +45,7 @@ ANSWERED: Final[dict[str, tuple[str, ...]]] = {
     "links/sxid": ("sxid",),
     "links/discovery": ("nvlink-discovery-failed",),
     "pcie/aer": ("pcie-aer", "pcie-contained", "pcie-lost"),
-    "xid/table": ("xid",),
+    "xid/table": ("xid", "uvm-fatal"),
     "xid/off-bus": ("xid",),
     "xid/first-and-echoes": ("xid",),
     "xid/collapse": ("xid",),

@@ -31,7 +31,7 @@ _FOR_CONDITIONS: Final = (
         "sram_threshold_exceeded",
     ),
     *("fabric_state", "pcie_generation", "gpu_count_pci", "nvswitch_present", "kind", "ports_expected", "port_role"),
-    *("port_state", "retired_pages_double"),
+    *("recovery_action", "port_state", "retired_pages_double"),
 )
 
 
