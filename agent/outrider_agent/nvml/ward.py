@@ -48,8 +48,8 @@ class Ward:
 
     @property
     def blocked(self) -> frozenset[int]:
-        """GPUs on which nothing is called."""
-        return frozenset(number for number, one in self._gpus.items() if one.blocked)
+        """GPUs on which nothing is called. May be asked from another thread."""
+        return frozenset(number for number, one in list(self._gpus.items()) if one.blocked)
 
     def leave(self, gpu: int) -> tuple[str, ...]:
         """Functions that are not called on this GPU."""
