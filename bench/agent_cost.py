@@ -32,6 +32,7 @@ import _supervised as bench
 from prometheus_client import parser as plain_parser
 from prometheus_client.openmetrics import parser as open_parser
 
+from outrider_controller import tokens
 from outrider_simulator import fake_nvml
 
 OPEN: Final = "application/openmetrics-text; version=1.0.0"
@@ -44,21 +45,26 @@ REACH: Final = {"cpu": 1.0, "rss": 80.0, "p99": 50.0, "series": 300.0}
 
 @dataclass
 class Watched:
-    """One program and its children. ``cpu_s`` by sample; ``rss`` MiB of the process and of its children by sample."""
+    """One program and its children. ``cpu_s`` and ``rss`` (MiB) by sample: of it, and of its children."""
 
     name: str
     process: subprocess.Popen[bytes]
     url: str
-    cpu_s: list[float] = field(default_factory=list)
+    cpu_s: list[tuple[float, float]] = field(default_factory=list)
     rss: list[tuple[float, float]] = field(default_factory=list)
     scrapes_s: list[float] = field(default_factory=list)
     series: int = 0
+    shared_once: float = 0.0
 
     def sample(self) -> None:
         """CPU time so far and memory now."""
         pids = [self.process.pid, *_children(self.process.pid)]
-        self.cpu_s.append(sum(map(_cpu_s, pids)))
+        self.cpu_s.append((_cpu_s(pids[0]), sum(map(_cpu_s, pids[1:]))))
         self.rss.append((_rss(pids[0]), sum(map(_rss, pids[1:]))))
+
+    def weigh(self) -> None:
+        """Memory with shared pages counted once."""
+        self.shared_once = sum(map(_pss, [self.process.pid, *_children(self.process.pid)]))
 
     def scrape(self) -> float:
         """One scrape; its seconds, and how many series it had."""
@@ -97,6 +103,8 @@ def _measure(watched: list[Watched], warm_up: int, seconds: int) -> None:
             if second % SCRAPE_EVERY_S == 0:
                 one.scrape()
         time.sleep(1)
+    for one in watched:
+        one.weigh()
     for _ in range(SCRAPES):
         for one in watched:
             one.scrapes_s.append(one.scrape())
@@ -106,7 +114,8 @@ def _measure(watched: list[Watched], warm_up: int, seconds: int) -> None:
 def _report(one: Watched) -> int:
     """Print one program's figures; 1 where a reach was missed."""
     seconds = len(one.cpu_s) - 1
-    percent = 100 * (one.cpu_s[-1] - one.cpu_s[0]) / seconds
+    own_cpu, helpers_cpu = (100 * (one.cpu_s[-1][part] - one.cpu_s[0][part]) / seconds for part in (0, 1))
+    percent = own_cpu + helpers_cpu
     total = [sum(each) for each in one.rss]
     own, helpers = (statistics.median(each[part] for each in one.rss) for part in (0, 1))
     quarter = max(1, len(total) // 4)
@@ -114,8 +123,9 @@ def _report(one: Watched) -> int:
     p99 = 1000 * sorted(one.scrapes_s)[int(0.99 * len(one.scrapes_s)) - 1]
     median = 1000 * statistics.median(one.scrapes_s)
     print(f"{one.name}:")
-    print(f"  CPU {percent:.2f} % of one core")
+    print(f"  CPU {percent:.2f} % of one core: itself {own_cpu:.2f}, helpers {helpers_cpu:.2f}")
     print(f"  resident {own:.1f} MiB, helpers {helpers:.1f} MiB, at most {max(total):.1f} MiB together")
+    print(f"  with pages that they share counted once: {one.shared_once:.1f} MiB together")
     print(f"  memory of the last quarter against the first: {drift:+.2f} MiB")
     print(f"  scrape median {median:.1f} ms, p99 {p99:.1f} ms of {len(one.scrapes_s)}; {one.series} series")
     found = {"cpu": percent, "rss": own + helpers, "p99": p99, "series": float(one.series)}
@@ -133,9 +143,29 @@ def _agent(folder: Path) -> Iterator[Watched]:
     words = [sys.executable, "-m", "outrider_cli", "agent", "--node", "n0", "--state", str(folder / "state")]
     words += ["--nvml-library", str(world.library), "--metrics-listen", f"127.0.0.1:{port}", "--expect-gpus", "8"]
     environment = os.environ | {"OUTRIDER_RUNTIME": str(folder / "r")}
-    with (folder / "agent.log").open("wb") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
-    yield from _running("outrider agent", process, f"http://127.0.0.1:{port}/metrics", folder / "agent.log")
+    with _controller(folder / "state"):
+        with (folder / "agent.log").open("wb") as log:
+            process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+        yield from _running("outrider agent", process, f"http://127.0.0.1:{port}/metrics", folder / "agent.log")
+
+
+@contextlib.contextmanager
+def _controller(state: Path) -> Iterator[None]:
+    """What the agent is connected to; its own cost is not counted."""
+    words = [sys.executable, "-m", "outrider_cli", "controller", "--state", str(state), "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (state / "controller.json").exists():
+            if process.poll() is not None:
+                raise SystemExit("the controller did not start")
+            time.sleep(0.1)
+        controller = tokens.Tokens(state)
+        controller.prepare()
+        controller.make_node("n0")
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 @contextlib.contextmanager
@@ -188,6 +218,15 @@ def _rss(pid: int) -> float:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     except (OSError, IndexError):
         return 0.0
+
+
+def _pss(pid: int) -> float:
+    """MiB; a page that n processes share counts 1/n for each."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def _port() -> int:

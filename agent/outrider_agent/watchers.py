@@ -32,6 +32,7 @@ JITTER: Final = 0.05  # of a period, so that signals do not look in step
 FIRST_WITHIN_S: Final = 0.5  # the first looks are spread over this time
 MEMORY_EVERY_S: Final = 60.0  # what the judge remembers is written so often when it tells nothing
 READINGS_MAX: Final = 16_384
+LOG_EVERY_S: Final = 300.0  # of one signal; /metrics says more
 STALE_PERIODS: Final = 3  # readings of a signal that failed for longer are no longer shown
 STALE_S_MIN: Final = 15.0
 PERIOD_S_MIN: Final = 0.05
@@ -93,6 +94,8 @@ class Health:
     error: str = ""
     succeeded_at: float | None = None  # monotonic seconds of its newest sweep that was ok, partial or absent
 
+    told_at: float | None = None  # monotonic seconds of the newest line in the log about it
+
     @property
     def success(self) -> bool:
         """Whether the newest look told what there is to tell."""
@@ -151,6 +154,8 @@ class Watchers:
         self.health = {one.name: Health(one.name, one.period_s) for one in signals}
         self._signals = {one.name: one for one in signals}
         self._workers = {one.name: workers.Worker(one.name, _look(one), workers.ending(one)) for one in signals}
+        # Found once: to ask a protocol of every look costs more than the look does here.
+        self._waits_on = {one.name: one.fileno for one in signals if isinstance(one, Waiting)}
         self._parts = tasks.Tasks()
 
     async def run(self) -> None:
@@ -196,7 +201,8 @@ class Watchers:
     async def _rest(self, signal: readings.Signal, seconds: float) -> None:
         """Wait for the next look; where a signal says what to wait on, for that, and otherwise seldom."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        fd = signal.fileno() if isinstance(signal, Waiting) else None
+        ask = self._waits_on.get(signal.name)
+        fd = ask() if ask is not None else None
         try:
             if fd is not None:
                 loop.add_reader(fd, woken.set)
@@ -262,20 +268,25 @@ class Watchers:
 
     def _note(self, signal: str, state: str, duration_s: float, error: str) -> None:
         health = self.health[signal]
-        if error and state != "absent" and (state, bool(error)) != (health.state, bool(health.error)):
+        now = self._clock.monotonic()
+        worse = error and state != "absent" and (state, bool(error)) != (health.state, bool(health.error))
+        if worse and (health.told_at is None or now - health.told_at >= LOG_EVERY_S):
+            health.told_at = now
             log.warning("a signal cannot be read as it should", extra={"signal": signal, "why": error})
         health.state, health.error, health.duration_s = state, error, duration_s
         health.looks += 1
         if health.success:
-            health.succeeded_at = self._clock.monotonic()
+            health.succeeded_at = now
         else:
             health.failures += 1
 
 
 def _look(signal: readings.Signal) -> Callable[[], tuple[readings.Sweep, Json | None]]:
+    memory = signal.memory if isinstance(signal, Remembering) else None
+
     def look() -> tuple[readings.Sweep, Json | None]:
         sweep = signal.read()
-        return sweep, signal.memory() if isinstance(signal, Remembering) else None
+        return sweep, memory() if memory is not None else None
 
     return look
 
