@@ -193,6 +193,9 @@ def test_without_any_known_collective_the_one_that_burns_a_core_while_all_sleep_
     assert same.kind == "job-stalled"
     odd = judge(rank(2, frames=SPIN), *others(8, 2, **asleep))
     assert (odd.kind, odd.ranks, odd.confidence) == ("rank-hung", (2,), 0.5)
+    # Its one peer sleeps while it connects to the store, of which no frame of torch tells.
+    pair = judge(spinning(0), rank(1, frames=("/job/parallel.py:86 in gather", *SPIN[1:])))
+    assert (pair.kind, pair.ranks, pair.confidence) == ("rank-hung", (0,), 0.5)
 
 
 def test_two_looks_agree_on_the_ranks_that_stand_in_the_same_place() -> None:

@@ -159,8 +159,9 @@ def _odd_ones(seen: list[_Seen], missing: tuple[int, ...]) -> Verdict | None:
     total = len(_all(standing))
     if total == 1:
         return _blamed(standing, WEAK, seen, missing)
-    if spinning and blocked and len(_all(spinning)) * 2 < total:
-        return _blamed(spinning, LIKELY, seen, missing)
+    if spinning and blocked and len(_all(spinning)) * 2 <= total:
+        # Where as many sleep as compute, one of these may as well poll for one of those.
+        return _blamed(spinning, LIKELY if len(_all(spinning)) * 2 < total else WEAK, seen, missing)
     places: dict[str, list[_Seen]] = {}
     for item in standing:
         places.setdefault(item.reading.place, []).append(item)
