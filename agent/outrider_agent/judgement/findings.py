@@ -59,8 +59,11 @@ class Book:
         return found.severity if found else ""
 
     def fatal_on(self, device: str) -> bool:
-        """Whether something fatal is known of this device: that nothing can be read there is then no news."""
-        return any(finding.device == device and finding.severity == "fatal" for finding in self._open.values())
+        """Whether something fatal, or a hang, is known of it: that nothing can be read there is then no news."""
+        return any(
+            finding.device == device and (finding.severity == "fatal" or finding.kind == "nvml-hang")
+            for finding in self._open.values()
+        )
 
     def __len__(self) -> int:
         return len(self._open)
@@ -197,4 +200,5 @@ def _sentence(rule: ruling.Rule, track: Track, device: str) -> str:
         "hold": ruling.span(rule.hold_s),
         "place": track.device,
     }
-    return " ".join(rule.text.format_map(words).split())
+    text = rule.text if rule.hold_s else rule.text.replace(", for {hold}", "").replace(" for {hold}", "")
+    return " ".join(text.format_map(words).split())

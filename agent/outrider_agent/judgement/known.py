@@ -31,7 +31,7 @@ _FOR_CONDITIONS: Final = (
         "sram_threshold_exceeded",
     ),
     *("fabric_state", "pcie_generation", "gpu_count_pci", "nvswitch_present", "kind", "ports_expected", "port_role"),
-    *("recovery_action", "port_state", "retired_pages_double"),
+    *("nvml_call_hung", "recovery_action", "port_state", "retired_pages_double"),
 )
 
 
@@ -187,6 +187,11 @@ def _settled(known: Known, device: str, at: float) -> bool:
     return known.rebooted_at is None or not 0 <= at - known.rebooted_at < SETTLES_S
 
 
+def _answers(known: Known, device: str, at: float) -> bool:
+    """No call about it is overdue: one that hangs is a finding of its own."""
+    return not known.fresh(device, "nvml_call_hung", at)
+
+
 def _hot(known: Known, device: str, at: float) -> bool:
     """Another sensor says that this GPU is warm: the margin alone is not to be trusted on every board."""
     temperature, limit = known.fresh(device, "temperature", at), known.number(device, "temperature_slowdown")
@@ -246,6 +251,7 @@ CONDITIONS: Final[dict[str, Callable[[Known, str, float], bool]]] = {
     "busy-node": _busy_node,
     "quiet-node": _quiet_node,
     "settled": _settled,
+    "answers": _answers,
     "hot": _hot,
     "sram-threshold": _sram_threshold,
     "fabric-ready": _fabric_ready,

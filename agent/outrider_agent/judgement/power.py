@@ -31,7 +31,7 @@ RULES: Final = (
         text="{device} is busy and reports no power ({value} {unit})",
         source="a busy board draws hundreds of watts",
         devices="gpu",
-        needs=("busy",),
+        needs=("busy", "answers"),
         polls=3,
         unreadable_is_bad=True,
     ),

@@ -45,6 +45,7 @@ CONDITIONS: dict[str, tuple[tuple[str | None, str, float | str | bool], ...]] = 
     "quiet-node": (),
     "settled": (),
     "busy-node": (("gpu5", "utilization", 99.0),),
+    "answers": ((None, "nvml_call_hung", 0.0),),
     "hot": ((None, "temperature", 86.0), (None, "temperature_slowdown", 87.0)),
     "sram-threshold": ((None, "sram_threshold_exceeded", True),),
     "gen4": ((None, "pcie_generation", 4.0),),
@@ -57,7 +58,9 @@ CONDITIONS: dict[str, tuple[tuple[str | None, str, float | str | bool], ...]] = 
     "root": (),
 }
 # Those that hold where nothing is known.
-HOLD_BY_THEMSELVES = {"quiet-node", "settled", "fabric-ready", "sxm", "nvswitch", "checkpoint-volume", "root"}
+HOLD_BY_THEMSELVES = {
+    *("answers", "quiet-node", "settled", "fabric-ready", "sxm", "nvswitch", "checkpoint-volume", "root"),
+}
 EXPECTED = rules.Expectations(gpus=8, ports=8, port_rate=400.0, checkpoint_mounts=("/ckpt",))
 
 
