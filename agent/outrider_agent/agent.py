@@ -86,7 +86,15 @@ class Agent:
         self._keepers = keepers.Keepers(settings.node, runtime, self._spool, self._board, clock, self._wake)
         self._reporter = report.Reporter(settings, clock, self._spool, self._board, self._hello, self._take_order)
         self._orders = orders.Orders(
-            settings, runtime, self._spool, self._keepers, self._board, self._book, clock, self._reporter.answer
+            settings,
+            runtime,
+            self._spool,
+            self._keepers,
+            self._board,
+            self._book,
+            clock,
+            self._reporter.answer,
+            lambda seen: self._watchers.tell("check", (seen,)),
         )
         own = (disks.Place(str(settings.state), "Outrider's state"), disks.Place(str(runtime), "the agent's spool"))
         self._watch = watch.Watch(

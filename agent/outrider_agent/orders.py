@@ -20,8 +20,8 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from outrider import clock as clock_module
-from outrider import wire
-from outrider_agent import bounded, capture, jobs, keeper_client, keepers, ports, rank_look, spool, tasks
+from outrider import records, wire
+from outrider_agent import bounded, capture, jobs, keeper_client, keepers, node_check, ports, rank_look, spool, tasks
 from outrider_agent import settings as settings_module
 from outrider_agent.keeper import home
 from outrider_agent.keeper import orders as keeper_orders
@@ -39,6 +39,15 @@ RESUME_MARK: Final = "{checkpoint}"
 
 class OrderError(Exception):
     """An order that cannot be carried out; the message names the thing, the value and the way out."""
+
+
+EXPECTED: Final = (
+    OrderError,
+    ports.PortError,
+    keeper_client.KeeperError,
+    keepers.TooManyKeepersError,
+    node_check.CheckError,
+)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -120,6 +129,7 @@ class Orders:
         book: jobs.Book,
         clock: clock_module.Clock,
         answer: Callable[[wire.OrderResult], None],
+        tell: Callable[[records.Observation], None],
     ) -> None:
         self._settings = settings
         self._runtime = runtime
@@ -131,6 +141,7 @@ class Orders:
         self._answer = answer
         self._ports = ports.Ports()
         self._capture = capture.Capture(clock)
+        self._checker = node_check.Checker(settings, keepers_, clock, tell)
         self._threads = bounded.Threads()
         self._running = tasks.Tasks()
         self.carried_out = 0
@@ -158,7 +169,7 @@ class Orders:
         log.info("an order came", extra=about)
         try:
             result = wire.OrderResult(order.order_id, True, result=await self._do(order))
-        except (OrderError, ports.PortError, keeper_client.KeeperError, keepers.TooManyKeepersError) as error:
+        except EXPECTED as error:
             result = wire.OrderResult(order.order_id, False, str(error))
         except Exception as error:
             log.exception("an order failed in an unforeseen way", extra=about)
@@ -190,6 +201,8 @@ class Orders:
             return await self._release(order)
         if order.kind == "capture":
             return await self._look(order, _args(order, Capture))
+        if order.kind == "check":
+            return await self._checker.check(_args(order, node_check.Check))
         raise OrderError(f"{order.kind!r} is not an order; an agent takes {', '.join(wire.ORDER_KINDS)}")
 
     async def _prepare(self, order: wire.Order, args: Prepare) -> dict[str, Any]:
@@ -206,6 +219,8 @@ class Orders:
                 f"node {self._settings.node} has room for {free} of its {self._settings.slots} ranks, "
                 f"and job {order.job} wants {len(args.ranks)}; give the agent more --slots or place the job elsewhere"
             )
+        if self._checker.busy:
+            raise OrderError(f"node {self._settings.node} is being checked; job {order.job} can begin there after it")
         logs = self._logs(job, args.log_dir)
         held = await self._keepers.ensure(self._keeper_settings(job, logs, len(args.ranks)))
         runs = held.standing.generation == order.generation  # the order comes again, and ranks write already

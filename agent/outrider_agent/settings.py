@@ -66,6 +66,7 @@ class Settings:
     metrics_listen: str | None = None  # HOST:PORT of /metrics; None opens no port
     leave_idle_s: float | None = None  # leave after so long without a controller and without a live rank
     sources: Sources | None = Sources()  # what is watched on the node; None watches the jobs' ranks and disks alone
+    check_command: tuple[str, ...] = ()  # checks the node when the controller asks; empty: our own ``outrider check``
 
 
 def check(settings: Settings) -> Settings:

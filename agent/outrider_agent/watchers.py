@@ -173,6 +173,10 @@ class Watchers:
         await workers.close_all(self._workers.values())
         self._keep((), {"judge": _encoded(self._judge.memory())})
 
+    def tell(self, source: str, found: Sequence[records.Observation]) -> None:
+        """Observations that come from no signal; they stand, are kept and are told like the others."""
+        self._tell(source, found, {})
+
     def ages(self) -> dict[str, float | None]:
         """Seconds since each signal last succeeded, None while it never has."""
         now = self._clock.monotonic()

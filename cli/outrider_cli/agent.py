@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import socket
 import tomllib
 from pathlib import Path
@@ -42,7 +43,10 @@ WATCHED: Final[dict[str, type]] = {
     "redfish_credentials": str,
     "redfish_ca_file": str,
 }
-NOT_ONCE: Final = ("controller", "token_file", "ca_file", "supervise", "metrics_listen", "leave_idle_s", "allow_root")
+NOT_ONCE: Final = (
+    *("controller", "token_file", "ca_file", "supervise", "metrics_listen"),
+    *("leave_idle_s", "allow_root", "check_command"),
+)
 
 
 def add_to(commands: Any) -> None:
@@ -104,6 +108,11 @@ def _add_supervision(parser: Any) -> None:
     )
     add("--allow-root", action="store_true", help="run ranks as root where a job names no user")
     add("--metrics-listen", metavar="HOST:PORT", help="serve /metrics there")
+    add(
+        "--check-command",
+        metavar="COMMAND",
+        help="checks the node when the controller asks (default: `outrider check`)",
+    )
     add("--leave-idle-s", type=parsing.seconds, metavar="S", help="leave after so long without controller and ranks")
 
 
@@ -164,6 +173,7 @@ def _stand(options: argparse.Namespace, sources: Any) -> int:
         metrics_listen=options.metrics_listen,
         leave_idle_s=options.leave_idle_s,
         sources=sources,
+        check_command=tuple(shlex.split(options.check_command or "")),
     )
     return agent.main(settings.check(chosen))
 

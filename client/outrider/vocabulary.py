@@ -67,6 +67,7 @@ OBSERVATION_KINDS: Final = (
     "disk-clear",  # it has room again
     "marks-refused",  # garbage on the marks' socket; counted, never fatal
     "spool-damaged",  # the node's spool was unreadable and was set aside
+    "check-failed",  # the newest check of the node failed (`outrider check`); evidence: the checks that did
     # What the kernel log tells (outrider_analysis.kernel_log); the evidence has the line, its count and its number.
     "xid",  # the GPU driver reported a fault; evidence: xid (its number), pci, and what the line held
     "sxid",  # an NVSwitch reported a fault; evidence: sxid, pci, link

@@ -23,7 +23,9 @@ NODE_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTU
 NODE_LENGTH_MAX: Final = 63  # the length of a host name's label
 
 # capture: args {"ranks": [rank], "deadline_s": s}, empty ranks for all; result {"ranks": [records.RankEvidence]}.
-ORDER_KINDS: Final = ("prepare", "reserve-port", "start", "stop", "release", "capture")
+# check: args {"deep": bool, "timeout_s": s, "wait_s": s (for ranks to end)}, of the node and of no job; result: the
+# document of `outrider check --json`.
+ORDER_KINDS: Final = ("prepare", "reserve-port", "start", "stop", "release", "capture", "check")
 
 
 @dataclass(frozen=True)
