@@ -28,6 +28,7 @@ def test_a_healthy_week_is_quiet() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_healthy_week_is_quiet_at_the_pace_of_an_agent() -> None:
     steps = int(7 * healthy.DAY_S / healthy.FAST_S)
     told = _week([healthy.START + healthy.FAST_S * step for step in range(1, steps)], restart_every=20_000)
