@@ -30,7 +30,14 @@ def judge(node: str, sources: settings.Sources, simulated: bool, once: bool = Fa
     """The judge of those signals, for what is expected here. ``once``: nothing more will come, so what is so now is
     told, and not held back to see whether it lasts.
     """
-    expected = rules.Expectations(gpus=sources.expect_gpus, ports=sources.expect_ports)
+    expected = rules.Expectations(
+        gpus=sources.expect_gpus,
+        ports=sources.expect_ports,
+        port_rate=sources.expect_port_rate,
+        power_limit=sources.expect_power_limit,
+        cores=sources.expect_cores,
+        checkpoint_mounts=tuple(map(str, sources.checkpoint_mounts)),
+    )
     judged = tuple(map(_at_once, table.RULES)) if once else table.RULES
     return engine.Judge(node, judged, expected, simulated)
 
@@ -47,6 +54,6 @@ def _roots(sources: settings.Sources) -> catalog.Roots:
     return catalog.Roots(
         sysfs=sources.sysfs,
         procfs=sources.procfs,
-        expected_mounts=tuple(map(str, sources.expect_mounts)),
+        expected_mounts=tuple(map(str, dict.fromkeys((*sources.expect_mounts, *sources.checkpoint_mounts)))),
         redfish=bmc,
     )

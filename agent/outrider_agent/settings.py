@@ -18,6 +18,9 @@ from outrider import addresses, wire
 SLOTS_MAX: Final = 1024
 GPUS_MAX: Final = 64
 PORTS_MAX: Final = 256
+PORT_RATE_MAX: Final = 10_000  # Gb/s
+POWER_LIMIT_MAX: Final = 10_000  # W
+CORES_MAX: Final = 65_536
 SIMULATED_SYMBOL: Final = b"outriderSimulated"
 WEBSOCKET_SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
@@ -38,7 +41,11 @@ class Sources:
     procfs: Path = Path("/proc")
     expect_gpus: int | None = None  # None: as many as there were when the agent first looked
     expect_ports: int | None = None  # InfiniBand and RoCE ports that have to be active
+    expect_port_rate: int | None = None  # Gb/s of each of those ports; None: the best it was seen at
+    expect_power_limit: int | None = None  # W, where somebody capped the GPUs on purpose; None: the board's own
+    expect_cores: int | None = None  # None: as many as there were
     expect_mounts: tuple[Path, ...] = ()  # file systems that have to be mounted and to answer
+    checkpoint_mounts: tuple[Path, ...] = ()  # those that hold checkpoints: too little room there is an error
     redfish_url: str | None = None  # the node's BMC
     redfish_credentials: Path | None = None  # file with user:password that nobody else may read
     redfish_ca_file: Path | None = None  # who may vouch for the BMC's certificate; None trusts the system's list
@@ -105,6 +112,9 @@ def check_sources(given: Sources) -> Sources:
     for option, count, most in (
         ("--expect-gpus", given.expect_gpus, GPUS_MAX),
         ("--expect-ports", given.expect_ports, PORTS_MAX),
+        ("--expect-port-rate", given.expect_port_rate, PORT_RATE_MAX),
+        ("--expect-power-limit", given.expect_power_limit, POWER_LIMIT_MAX),
+        ("--expect-cores", given.expect_cores, CORES_MAX),
     ):
         if count is not None and not 0 <= count <= most:
             raise SettingsError(f"{option} {count}: a node has 0 to {most}; leave it out to expect what is there")
@@ -117,9 +127,10 @@ def check_sources(given: Sources) -> Sources:
         raise SettingsError(
             f"--nvml-library {given.nvml_library}: is missing; name libnvidia-ml.so.1, or leave it out to find it"
         )
-    for mount in given.expect_mounts:
+    named = [("--expect-mount", mount) for mount in given.expect_mounts]
+    for option, mount in named + [("--checkpoint-mount", mount) for mount in given.checkpoint_mounts]:
         if not mount.is_absolute():
-            raise SettingsError(f"--expect-mount {mount}: is not a mount point such as /ckpt; give the whole path")
+            raise SettingsError(f"{option} {mount}: is not a mount point such as /ckpt; give the whole path")
     _check_redfish(given)
     return given
 

@@ -38,7 +38,11 @@ WATCHED: Final[dict[str, type]] = {
     "procfs": str,
     "expect_gpus": int,
     "expect_ports": int,
+    "expect_port_rate": int,
+    "expect_power_limit": int,
+    "expect_cores": int,
     "expect_mount": list,
+    "checkpoint_mount": list,
     "redfish": str,
     "redfish_credentials": str,
     "redfish_ca_file": str,
@@ -81,6 +85,15 @@ def _add_watched(group: Any) -> None:
     add("--expect-gpus", type=parsing.at_least(0), metavar="N", help="GPUs this node has; fewer are a fault")
     add(
         "--expect-ports", type=parsing.at_least(0), metavar="N", help="InfiniBand and RoCE ports that have to be active"
+    )
+    add("--expect-port-rate", type=parsing.at_least(0), metavar="GBITS", help="rate of each of those ports, as in 400")
+    add("--expect-power-limit", type=parsing.at_least(0), metavar="W", help="cap that somebody set on the GPUs")
+    add("--expect-cores", type=parsing.at_least(0), metavar="N", help="processors this node has")
+    add(
+        "--checkpoint-mount",
+        action="append",
+        metavar="PATH",
+        help="a file system with checkpoints: it has to be mounted and to have room; may be repeated",
     )
     add("--expect-mount", action="append", metavar="PATH", help="a file system that has to be mounted; may be repeated")
     add("--redfish", metavar="URL", help="the node's BMC, asked for power supplies, fans and its log")
@@ -213,10 +226,12 @@ def _sources(settings: Any, given: dict[str, Any]) -> Any:
         for name in ("nvml_library", "kernel_log", "sysfs", "procfs", "redfish_credentials", "redfish_ca_file")
         if given.get(name)
     }
-    made |= {name: given[name] for name in ("expect_gpus", "expect_ports") if given.get(name) is not None}
+    counts = ("expect_gpus", "expect_ports", "expect_port_rate", "expect_power_limit", "expect_cores")
+    made |= {name: given[name] for name in counts if given.get(name) is not None}
     return settings.Sources(
         **made,
         expect_mounts=tuple(Path(mount) for mount in given.get("expect_mount") or ()),
+        checkpoint_mounts=tuple(Path(mount) for mount in given.get("checkpoint_mount") or ()),
         redfish_url=given.get("redfish"),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from outrider_agent import once, readings, settings
+from outrider_agent import node_signals, once, readings, settings
 from outrider_agent.judgement import engine
 from outrider_cli import agent, errors, main, sweep_view
 from outrider_simulator import fake_nvml
@@ -130,6 +130,11 @@ def test_a_settings_file_counts_where_the_command_line_says_nothing(tmp_path: Pa
     options = main.build().parse_args(["agent", "--once", "--config", str(file), "--expect-gpus", "4"])
     found = agent._sources(settings, agent._given(options))
     assert (found.expect_gpus, found.expect_mounts, found.sysfs) == (4, (Path("/ckpt"),), Path("/sys"))
+    file.write_text('expect_port_rate = 400\nexpect_power_limit = 650\nexpect_cores = 96\ncheckpoint_mount = ["/c"]\n')
+    found = agent._sources(settings, agent._given(main.build().parse_args(["agent", "--config", str(file)])))
+    expected = node_signals.judge("n0", found, simulated=False).known.expectations
+    assert (expected.port_rate, expected.power_limit, expected.cores) == (400, 650, 96)
+    assert expected.checkpoint_mounts == ("/c",)
     for text, wanted in (
         ("expect_gpu = 8", "did you mean expect_gpus"),
         ("expect_gpus = true", "has to be a whole number"),
