@@ -42,6 +42,13 @@ def _add_controller(commands: Any) -> None:
     parser.add_argument("--runbooks", metavar="DIR", help="the policy (default: the runbooks of this version)")
     parser.add_argument("--webhook", metavar="URL", help="is told of opened and closed incidents, as JSON")
     parser.add_argument("--webhook-secret-file", metavar="FILE", help="key of the webhook's HMAC signature")
+    parser.add_argument(
+        "--check-before",
+        metavar="WHEN",
+        choices=("never", "return", "join"),
+        default="never",
+        help="have nodes checked: before they return to use (return), also before they first join (join), or never",
+    )
     parser.set_defaults(handler=run_controller)
 
 
@@ -73,6 +80,7 @@ def run_controller(options: argparse.Namespace) -> int:
         runbooks=_path(options.runbooks),
         webhook_url=options.webhook or "",
         webhook_secret_file=_path(options.webhook_secret_file),
+        check_before=options.check_before,
     )
     return asyncio.run(standing.main(chosen))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
@@ -113,7 +114,8 @@ class Controller:
         closing(logs.leave, logs.to(state, settings.log_to_stderr))
         self.tokens = tokens_module.Tokens(state)
         self.tokens.prepare()
-        self._policy = runbook_files.load(settings.runbooks or runbook_files.BUILT_IN)
+        policy = runbook_files.load(settings.runbooks or runbook_files.BUILT_IN)
+        self._policy = dataclasses.replace(policy, check_before=settings.check_before)
         books = runbook_files.read(settings.runbooks or runbook_files.BUILT_IN)
         self._ledger, self._cuts = integrity.open_ledger(state / "ledger.db", clock.now())
         closing(self._ledger.close)

@@ -14,10 +14,13 @@ from typing import Any, Final, Protocol
 from outrider import clock as clock_module
 from outrider_analysis import stalls
 from outrider_controller import checkpoint_effects, checkpoints, launchers
-from outrider_controller.core import jobs, records
+from outrider_controller.core import jobs, node_checks, records
 
 ERROR_CHARS_MAX: Final = 2000
 CAPTURE_S: Final = 5.0  # an agent's own deadline for looking at its ranks
+CHECK_S: Final = 120.0  # a node's check as a whole
+CHECK_DEEP_S: Final = 600.0
+CHECKS_KEPT_MAX: Final = 8  # of those that did not pass, in the ledger
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +71,12 @@ class Effects:
             "notify": self._notify,
         }
 
-    async def perform(self, effect: records.EffectRequested, spec: jobs.JobSpec) -> records.EffectDone:
-        """Carry out one effect and say what came of it."""
+    async def perform(self, effect: records.EffectRequested, spec: jobs.JobSpec | None) -> records.EffectDone:
+        """Carry out one effect and say what came of it. ``spec`` None: it concerns a node and no job."""
         ok, result, error = True, {}, None
         try:
+            if spec is None:
+                return records.EffectDone(self._clock.now(), "", effect.effect, True, await self._check(effect))
             performer = self._performers.get(effect.name)
             if performer is None:
                 good = ", ".join(sorted(self._performers))
@@ -122,6 +127,15 @@ class Effects:
         found = await self._launcher.capture(effect.effect, effect.job, args["generation"], asked, CAPTURE_S)
         single = (item.evidence for item in stalls.from_plain(found.ranks))
         return {"ranks": stalls.plain(stalls.group(single)), "unanswered": list(found.unanswered)}
+
+    async def _check(self, effect: records.EffectRequested) -> dict[str, Any]:
+        """Have a node check itself; of its checks those are kept that did not pass."""
+        if effect.name != node_checks.EFFECT:
+            raise EffectError(f"{effect.name!r} needs a job, and {effect.effect} names none")
+        deep = bool(effect.args.get("deep"))
+        found = await self._launcher.check(effect.effect, effect.args["node"], deep, CHECK_DEEP_S if deep else CHECK_S)
+        told = [one for one in found.get("checks") or () if one.get("verdict") != "pass"][:CHECKS_KEPT_MAX]
+        return {key: found.get(key) for key in ("verdict", "sentence", "seconds")} | {"checks": told}
 
     async def _release(self, effect: records.EffectRequested, spec: jobs.JobSpec) -> dict[str, Any]:
         await self._launcher.release(effect.effect, effect.job, tuple(effect.args["placement"]))

@@ -49,14 +49,17 @@ class EffectRunner:
     def begin(self, rows: Iterable[records.Row]) -> None:
         """Start every effect among ``rows``."""
         for row in rows:
-            job = self._turns.state.jobs.get(getattr(row, "job", ""))
-            if isinstance(row, records.EffectRequested) and job is not None and row.effect not in self._tasks:
-                self._start(row, job.spec)
+            if not isinstance(row, records.EffectRequested) or row.effect in self._tasks:
+                continue
+            job = self._turns.state.jobs.get(row.job)
+            if job is not None or not row.job:
+                self._start(row, job.spec if job is not None else None)
 
     def resume(self) -> int:
         """After a restart: start again, under the same id, every effect without a result; how many there are."""
         for job in self._turns.state.jobs.values():
             self.begin(job.pending)
+        self.begin(node.checking for node in self._turns.state.nodes.values() if node.checking is not None)
         return len(self._tasks)
 
     def binds(self, job: str) -> bool:
@@ -70,10 +73,10 @@ class EffectRunner:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, effect: records.EffectRequested, spec: jobs.JobSpec) -> None:
+    def _start(self, effect: records.EffectRequested, spec: jobs.JobSpec | None) -> None:
         task = asyncio.create_task(self._run(effect, spec), name=f"effect-{effect.effect}-{effect.name}")
         self._tasks[effect.effect] = task
-        if effect.name != "notify" and effect.name not in trust.ASIDE:
+        if effect.job and effect.name != "notify" and effect.name not in trust.ASIDE:
             self._binding[effect.effect] = effect.job
         task.add_done_callback(lambda ended: self._ended(effect.effect, ended))
 
@@ -83,7 +86,7 @@ class EffectRunner:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task ended by an error", extra={"task": task.get_name()}, exc_info=error)
 
-    async def _run(self, effect: records.EffectRequested, spec: jobs.JobSpec) -> None:
+    async def _run(self, effect: records.EffectRequested, spec: jobs.JobSpec | None) -> None:
         async with self._slots:
             done = await self._effects.perform(effect, spec)
         done = turns_module.with_job_step(done, self._job_step(effect.job))

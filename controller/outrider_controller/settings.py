@@ -13,6 +13,7 @@ from typing import Final
 from urllib import parse
 
 from outrider import addresses, wire
+from outrider_controller.core import node_checks
 
 PORT_DEFAULT: Final = 8470
 SECRET_BYTES_MAX: Final = 4096
@@ -34,6 +35,7 @@ class Settings:
     runbooks: Path | None = None  # None: those that came with this version
     webhook_url: str = ""  # told of opened and closed incidents; empty for nobody
     webhook_secret_file: Path | None = None  # signs what the webhook is sent
+    check_before: str = "never"  # nodes are checked before they return, or also before they join (node_checks.BEFORE)
     heartbeat_s: float = wire.HEARTBEAT_S  # asked of agents; three missed ones make a node silent
     log_to_stderr: bool = True  # False where the terminal belongs to somebody else; the log file is written either way
 
@@ -47,6 +49,8 @@ def check(settings: Settings) -> Settings:
     """Return ``settings`` when they hold together; raises SettingsError."""
     if not 0 <= settings.port <= 65535:
         raise SettingsError(f"--listen HOST:{settings.port}: is not a port; 0 takes a free one")
+    if settings.check_before not in node_checks.BEFORE:
+        raise SettingsError(f"--check-before {settings.check_before}: is none of {', '.join(node_checks.BEFORE)}")
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise SettingsError("--tls-cert and --tls-key: give both or neither")
     for option, path in (

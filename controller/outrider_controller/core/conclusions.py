@@ -116,6 +116,7 @@ class EffectRequested:
     - verify-checkpoint: path, step, tree (of the verdict before, if any) -> Verdict: {"path", "step", "trust",
       "fingerprint", "tree", "problems": [{"file", "kind", "text"}], "bytes", "files", "seconds", "gone": bool}
     - prune-checkpoints: keep, protect [path] -> {"removed": [path], "kept": [path]}
+    - check-node: node, deep (of no job) -> {"verdict", "sentence", "seconds", "checks": [those that did not pass]}
     - release-job: placement -> {} (the job is over: keepers go away)
     - notify: incident, event (opened or closed) -> {"delivered": [sink], "failed": [{"sink", "error"}]}
     """
@@ -175,6 +176,7 @@ class NodeMarked:
     mark: str
     why: str
     incident: str | None = None
+    check: str = ""  # wanted: it goes when the node passes its check; failed, unanswered: what came of that
 
 
 @dataclass(frozen=True)

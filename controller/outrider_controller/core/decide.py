@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from outrider import records as spoken
 from outrider_controller.core import evolve as evolving
-from outrider_controller.core import findings, hangs, incidents, numbers, records, suspicion, trust
+from outrider_controller.core import findings, hangs, incidents, node_checks, numbers, records, suspicion, trust
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 from outrider_controller.core.diagnosis import case as cases
@@ -43,9 +43,7 @@ def _job_submitted(turn: Turn, fact: records.JobSubmitted, before: states.State)
 
 
 def _node_joined(turn: Turn, fact: records.NodeJoined, before: states.State) -> None:
-    node = turn.state.nodes[fact.node]
-    if node.mark == "lost":
-        turn.emit(records.NodeMarked(turn.at, fact.node, "clear", "came back"))
+    node_checks.joined(turn, fact, before)
     for keeper in fact.keepers:
         _stop_stale(turn, fact.node, keeper)
     for name, job in tuple(turn.state.jobs.items()):
@@ -243,6 +241,10 @@ def _runs_without_marks(turn: Turn, name: str) -> None:
 def _effect_done(turn: Turn, fact: records.EffectDone, before: states.State) -> None:
     old = before.jobs.get(fact.job)
     effect = next((e for e in old.pending if e.effect == fact.effect), None) if old else None
+    if not fact.job:
+        node_checks.done(turn, fact, before)
+        for name in tuple(turn.state.jobs):
+            _proceed(turn, name)
     if effect is None:
         return
     job = turn.job(fact.job)
@@ -357,7 +359,7 @@ def _approve(turn: Turn, name: str) -> None:
 
 def _cordon(turn: Turn, fact: records.PersonAsked) -> None:
     node = turn.state.nodes.get(fact.node or "")
-    if node is None:
+    if node is None or node_checks.person(turn, fact, node):
         return
     mark = "cordoned" if fact.verb == "cordon" else "clear"
     if node.mark != mark:

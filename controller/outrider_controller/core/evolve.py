@@ -63,7 +63,8 @@ def _job_submitted(state: State, row: records.JobSubmitted) -> State:
 
 def _ledger_cut(state: State, row: records.LedgerCut) -> State:
     jobs_ = {name: _numbers_skipped(job, row.rows) for name, job in state.jobs.items()}
-    return dataclasses.replace(state, jobs=jobs_, cut_rows=state.cut_rows + row.rows)
+    nodes = {name: dataclasses.replace(node, checks=node.checks + row.rows) for name, node in state.nodes.items()}
+    return dataclasses.replace(state, jobs=jobs_, nodes=nodes, cut_rows=state.cut_rows + row.rows)
 
 
 def _numbers_skipped(job: states.JobState, rows: int) -> states.JobState:
@@ -89,6 +90,9 @@ def _node_joined(state: State, row: records.NodeJoined) -> State:
         joined_at=row.at,
         mark=old.mark if old else "clear",
         why=old.why if old else "",
+        check=old.check if old else "",
+        checking=old.checking if old else None,
+        checks=old.checks if old else 0,
     )
     state = _put_node(state, node)
     for name, job in state.jobs.items():
@@ -133,7 +137,7 @@ def _node_silent(state: State, row: records.NodeSilent) -> State:
 
 def _node_marked(state: State, row: records.NodeMarked) -> State:
     node = state.nodes.get(row.node)
-    return _put_node(state, dataclasses.replace(node, mark=row.mark, why=row.why)) if node else state
+    return _put_node(state, dataclasses.replace(node, mark=row.mark, why=row.why, check=row.check)) if node else state
 
 
 def _known(change: Callable[[states.JobState, Any], states.JobState]) -> Callable[[State, Any], State]:
@@ -225,6 +229,9 @@ def _timer_set(state: State, row: records.TimerSet) -> State:
 
 def _effect_requested(state: State, row: records.EffectRequested) -> State:
     job = state.jobs.get(row.job)
+    node = None if row.job else state.nodes.get(row.args.get("node", ""))
+    if node is not None:
+        return _put_node(state, dataclasses.replace(node, checking=row, checks=node.checks + 1))
     if job is None:
         return state
     state = _change(state, row.job, pending=(*job.pending, row), effects=job.effects + 1)
@@ -234,6 +241,9 @@ def _effect_requested(state: State, row: records.EffectRequested) -> State:
 
 
 def _effect_done(state: State, row: records.EffectDone) -> State:
+    if not row.job:
+        checked = [node for node in state.nodes.values() if node.checking and node.checking.effect == row.effect]
+        return _put_node(state, dataclasses.replace(checked[0], checking=None)) if checked else state
     job = state.jobs.get(row.job)
     effect = next((e for e in job.pending if e.effect == row.effect), None) if job else None
     if job is None or effect is None:

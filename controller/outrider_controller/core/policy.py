@@ -107,6 +107,7 @@ class Policy:
 
     rules: Mapping[str, Rule]
     hash: str
+    check_before: str = "never"  # no runbook's: whether a node is checked before it returns or joins (node_checks)
 
     def rule(self, cause: str) -> Rule:
         """The rule of a cause; every cause of the vocabulary has one (``load`` proves it)."""

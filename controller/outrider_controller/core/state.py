@@ -32,6 +32,9 @@ class NodeState:
     silent_since: float | None = None
     mark: str = "clear"
     why: str = ""
+    check: str = ""  # node_checks: wanted, failed or unanswered, while that is why it is out
+    checking: records.EffectRequested | None = None  # the check that is under way
+    checks: int = 0  # so that no id of one is ever used twice
 
     @property
     def usable(self) -> bool:

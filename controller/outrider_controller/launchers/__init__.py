@@ -94,6 +94,10 @@ class Launcher(Protocol):
         """What ranks are doing now, by node (empty for all of a node's); nothing is done to them. Never raises."""
         ...
 
+    async def check(self, effect: str, node: str, deep: bool, within_s: float) -> spoken.Json:
+        """The document of a node's check; raises LaunchError where there is none. Never beside ranks."""
+        ...
+
     async def release(self, effect: str, job: str, placement: tuple[str, ...]) -> None:
         """The job is over: what was kept warm for it goes."""
         ...

@@ -24,6 +24,9 @@ STOP_REPLY_S_MAX: Final = 35.0  # beyond the grace: agents wait 30 s for what th
 RELEASE_S_MAX: Final = 10.0
 CAPTURE_SLACK_S: Final = 5.0  # beyond the agents' own deadline, for the way there and back on a busy machine
 CAPTURE_AWAY_S_MAX: Final = 1.0
+CHECK_WAIT_S: Final = 30.0  # for ranks that are being ended on the node
+CHECK_SLACK_S: Final = 30.0  # beyond the agent's own deadline
+CHECK_AWAY_S_MAX: Final = 10.0
 PREPARE_S_MAX: Final = 120.0
 START_AWAY_S_MAX: Final = 5.0  # an agent that was killed is back within 2 s; one that is not makes the start fail
 STOP_AWAY_S_MAX: Final = 3.0
@@ -123,6 +126,16 @@ class AgentsLauncher:
             if isinstance(answer, BaseException) and not isinstance(answer, Exception):
                 raise answer
         return launchers.Captured(tuple(found), tuple(unanswered))
+
+    async def check(self, effect: str, node: str, deep: bool, within_s: float) -> spoken.Json:
+        """Have the node's agent check it; waits for ranks that are being ended."""
+        args = {"deep": deep, "timeout_s": within_s, "wait_s": CHECK_WAIT_S}
+        try:
+            return await self._ask(
+                effect, node, "check", "", 0, args, within_s + CHECK_WAIT_S + CHECK_SLACK_S, CHECK_AWAY_S_MAX
+            )
+        except orders_module.OrderError as error:
+            raise launchers.LaunchError(str(error)) from error
 
     async def release(self, effect: str, job: str, placement: tuple[str, ...]) -> None:
         """Let keepers go on the placement and wherever else one may be kept warm; a node that is away keeps its own."""
