@@ -185,6 +185,14 @@ def test_a_gpu_far_below_the_others_of_its_node_fails() -> None:
     assert found[3].text.startswith("69% of what the node's other GPUs do")
 
 
+def test_a_gpu_is_measured_once_its_clocks_have_risen(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, done = torch_device.of({"index": None})[1], list[float]()
+    monkeypatch.setattr(device, "index", 0)
+    monkeypatch.setattr(device, "timed", lambda work, times: done.append(times) or 0.001)
+    assert device.steady(lambda: None, 10) == 0.001
+    assert done == [10, 300, 300]
+
+
 def test_a_slow_core_is_a_warning_that_names_it() -> None:
     sound = {"precision": "fp32", "repeats": 5, "wrong": 0, "elements": []}
     speeds = {"core 0": 0.07, "core 1": 0.071, "core 2": 0.02, "core 3": 0.069}

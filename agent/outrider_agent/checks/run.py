@@ -243,7 +243,7 @@ class Checks:
             # All are visible to each, because a peer's memory can be opened by those alone that see its device.
             env = {"CUDA_VISIBLE_DEVICES": self._tokens(), "NCCL_SOCKET_IFNAME": "lo"}
             named = [collectives.Member(gpu.name, at) for at, gpu in enumerate(gpus)]
-            return named, collectives.Given("nccl", 256 << 20, 10, env=env, **shared)
+            return named, collectives.Given("nccl", 256 << 20, 50, env=env, **shared)
         env = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         plain = [collectives.Member(f"rank{n}", None, cores[n % len(cores)]) for n in range(CPU_RANKS)]
         return plain, collectives.Given("gloo", 4 << 20, 3, env=env, **shared)

@@ -111,7 +111,7 @@ class Problem:
         torch, multiply = self._torch, multiply or self._multiply
         torch.backends.cuda.matmul.allow_tf32 = self._precision.tf32
         multiply(self._left, self._right, self._out)  # libraries choose their way at the first
-        seconds = self._device.timed(lambda: multiply(self._left, self._right, self._out), repeats)
+        seconds = self._device.steady(lambda: multiply(self._left, self._right, self._out), repeats)
         wrong, elements = 0, list[str]()
         for repeat in range(repeats):
             if repeat:

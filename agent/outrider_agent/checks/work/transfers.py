@@ -34,9 +34,9 @@ def with_host(torch: Any, device: torch_device.Device, size: int, tell: Any) -> 
     there.random_(0, 256)
     here = device.empty(size, torch.uint8)
     tell("host to device")
-    down_s = device.timed(lambda: here.copy_(there, non_blocking=True), COPIES)
+    down_s = device.steady(lambda: here.copy_(there, non_blocking=True), COPIES)
     tell("device to host")
-    up_s = device.timed(lambda: back.copy_(here, non_blocking=True), COPIES)
+    up_s = device.steady(lambda: back.copy_(here, non_blocking=True), COPIES)
     wrong = int((back != there).sum())
     return {"to_device_gb_s": size / down_s / 1e9, "from_device_gb_s": size / up_s / 1e9, "wrong": wrong}
 
@@ -48,6 +48,6 @@ def between(torch: Any, source: torch_device.Device, target: torch_device.Device
     arrived = target.empty(size, torch.uint8)
     arrived.copy_(sent)
     source.wait()
-    seconds = target.timed(lambda: arrived.copy_(sent, non_blocking=True), COPIES)
+    seconds = target.steady(lambda: arrived.copy_(sent, non_blocking=True), COPIES)
     wrong = int((arrived.cpu() != sent.cpu()).sum())
     return {"p2p": source.reaches(target), "gb_s": size / seconds / 1e9, "wrong": wrong}
