@@ -156,6 +156,7 @@ _ACTIONS = {
     "watch": "it is only watched",
     "restart": "restarted on the same nodes",
     "restart-without-suspect": "restarted without the suspect",
+    "drain-at-checkpoint": "left the suspect at a checkpoint and went on",
     "hold-for-person": "held for a person",
 }
 _OUTCOMES = {

@@ -21,14 +21,13 @@ from outrider import wire
 from outrider_controller import ledger as ledgers
 from outrider_controller import progress as progress_module
 from outrider_controller import turns as turns_module
-from outrider_controller.core import records
+from outrider_controller.core import health, records
 from outrider_controller.core import state as states
 from outrider_controller.launchers import agents, orders
 
 HEARTBEATS_MISSED_MAX: Final = 3
 OF_THE_NODE: Final = frozenset({"disk-full", "disk-clear"})  # they concern the job there, whoever they name
 AGENTS_OWN: Final = frozenset({"marks-refused", "spool-damaged"})  # they concern the agent, and nothing ends them
-GRAVE: Final = frozenset({"fatal", "error"})
 FINDING_SHOWN_S_MAX: Final = 600.0  # what nothing ends says nothing about now after so long; the ledger has it
 TEXT_CHARS_MAX: Final = 500
 WATCHES_PER_HEARTBEAT: Final = 4
@@ -87,6 +86,7 @@ class Nodes:
             hello.simulated,
             hello.keepers,
             self._job_steps(),
+            tuple(seen for seen in _own(hello) if _of_hardware(seen) and seen.severity in health.GRAVE),
         )
         await self._turns.submit((joined,))
         self.versions[hello.node] = hello.version
@@ -265,28 +265,36 @@ class Nodes:
             return records.Observed(now, seen.job, seen, self._step_with(seen), found.step_s)
         if of_the_node and (job := self._job_on(seen.node)):
             return records.Observed(now, job, seen, self.job_step(job), self._progress.of(job).step_s)
-        if _of_hardware(seen) and seen.severity in GRAVE and (job := self._job_on(seen.node)):
-            return self._of_the_attempt(now, job, seen)
+        if _of_hardware(seen) and self._bears(seen):
+            paces = {
+                name: found for name in self._on(seen.node) if (found := self._progress.of(name).step_s) is not None
+            }
+            return records.NodeFound(now, seen.node, seen, self._job_steps(), paces)
         about = f" (job {seen.job} is {'over' if named else 'unknown here'})" if seen.job else ""
         text = f"node {seen.node} saw {seen.kind}: {seen.text}{about}"
         return records.Noted(now, seen.job or "", text[:TEXT_CHARS_MAX])
 
-    def _of_the_attempt(self, now: float, job: str, seen: spoken.Observation) -> records.Observed:
-        """What ails a node is evidence for whatever becomes of the attempt that runs there."""
-        attempt = self._turns.state.jobs[job].attempt
-        seen = dataclasses.replace(seen, generation=attempt.generation if attempt is not None else None)
-        return records.Observed(now, job, seen, self.job_step(job), self._progress.of(job).step_s)
+    def _bears(self, seen: spoken.Observation) -> bool:
+        """Whether a finding may change a decision: it is grave, or it changes one that was."""
+        node = self._turns.state.nodes.get(seen.node)
+        known = (
+            {(item.seen.kind, item.seen.device) for item in node.findings if item.over_at is None} if node else set()
+        )
+        return seen.severity in health.GRAVE or (seen.kind, seen.device) in known
+
+    def _on(self, node: str) -> list[str]:
+        jobs = self._turns.state.jobs.items()
+        return [n for n, j in jobs if not j.over and j.attempt is not None and node in j.attempt.placement]
 
     def _know_findings(self, hello: wire.Hello) -> None:
         """The agent knows best what is not over; what came of jobs on its node stays as it was."""
         former = self._findings.get(hello.node, standing.Standing()).all()
-        own = [seen for seen in hello.findings[: standing.FINDINGS_MAX] if seen.node == hello.node]
+        own = _own(hello)
         self._findings[hello.node] = standing.Standing([*(seen for seen in former if not _of_hardware(seen)), *own])
 
     def _job_on(self, node: str) -> str | None:
         """The live job whose ranks are placed on a node: whatever ails the node concerns it."""
-        jobs = self._turns.state.jobs.items()
-        return next((n for n, j in jobs if not j.over and j.attempt is not None and node in j.attempt.placement), None)
+        return next(iter(self._on(node)), None)
 
     def _step_with(self, seen: spoken.Observation) -> int | None:
         """The job's newest step, also by what the dead rank itself had finished: its last mark may be on its way."""
@@ -344,6 +352,10 @@ class Nodes:
             "version": self.versions.get(node),
             "findings": [dataclasses.asdict(seen) for seen in self.findings(node)],
         }
+
+
+def _own(hello: wire.Hello) -> list[spoken.Observation]:
+    return [seen for seen in hello.findings[: standing.FINDINGS_MAX] if seen.node == hello.node]
 
 
 def _of_hardware(seen: spoken.Observation) -> bool:

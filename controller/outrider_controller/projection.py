@@ -15,7 +15,7 @@ from outrider import records as spoken
 from outrider import wire
 from outrider_analysis import flops
 from outrider_controller import accounting, incident_documents, status_sentence, story_lines, timeline
-from outrider_controller.core import placement, records
+from outrider_controller.core import health, placement, records
 from outrider_controller.core import state as states
 
 Json = spoken.Json
@@ -113,7 +113,7 @@ def _node(name: str, job: states.JobState, node: states.NodeState | None, progre
         "agent_seen_s": _seen_s(name, node, progress, now),
         "findings": _findings(name, job, progress),
         "simulated": node.simulated if node else None,
-        "why": node.why if node and node.mark != "clear" else "",
+        "why": "" if node is None else node.why if node.mark != "clear" else health.why_kept_out(node),
     }
 
 
@@ -129,6 +129,8 @@ def _node_state(
         return "unknown"
     diagnosis = job.incident.diagnosis if job.incident else None
     if diagnosis is not None and name in diagnosis.nodes:
+        return "suspect"
+    if health.tier(node):
         return "suspect"
     mine = job.attempt is not None and name in job.attempt.placement
     spare = node.supervises and not mine and not job.over and name not in progress.taken

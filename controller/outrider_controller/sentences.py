@@ -20,6 +20,8 @@ _WEIGHT = (
     records.NodeMarked,
     records.CheckpointTrusted,
     records.Looked,
+    records.DrainWanted,
+    records.DrainDropped,
     records.Noted,
 )
 
@@ -50,6 +52,10 @@ def _sentence(row: records.Row) -> str:
             return f"looked at the ranks of job {row.job}: {row.sentence}"
         case records.CheckpointTrusted():
             return f"the checkpoint of step {row.step} of job {row.job} is now {row.trust}: {row.why}"
+        case records.DrainWanted():
+            return f"job {row.job} leaves node {row.node} at its next checkpoint: {row.why}"
+        case records.DrainDropped():
+            return f"job {row.job} leaves no node now: {row.why}"
         case records.Noted():
             return row.text
         case _:
@@ -64,6 +70,8 @@ def _fact(row: records.Row) -> str:
             return f"node {row.node} is connected"
         case records.NodeSilent():
             return f"node {row.node} is silent; its ranks are left alone"
+        case records.NodeFound():
+            return f"node {row.node}: {row.observation.text}"
         case records.Observed():
             return f"node {row.observation.node} saw {row.observation.kind}: {row.observation.text}"
         case records.Attached():

@@ -26,7 +26,8 @@ def sentence(job: states.JobState, found: Json, now: float) -> str:
     if job.attempt is None:
         return f"{name} waits for nodes: {job.spec.nodes} with {job.spec.ranks_per_node} slots each are needed"
     if job.state == "training":
-        return f"{name} trains on {_where(job)}{_pace(found)}{_suspected(found)}{_unheard(job, found)}"
+        drain = f"; it leaves {job.drain.node} at its next checkpoint: {job.drain.why}" if job.drain else ""
+        return f"{name} trains on {_where(job)}{_pace(found)}{_suspected(found)}{drain}{_unheard(job, found)}"
     begun = "its ranks run, the first step is not finished" if job.attempt.running_at else "its ranks are being started"
     return f"{name} starts on {_where(job)}: {begun}{_suspected(found)}{_unheard(job, found)}"
 
@@ -38,6 +39,9 @@ def _disturbed(job: states.JobState, found: Json) -> str:
         target = f", back to {incident.lost_step}" if incident.lost_step is not None else ""
         again = f"{name} trains again after {incident.incident} and re-does lost steps{_at_step(found)}{target}"
         return f"{again}{_suspected(found)}"
+    if incident.wanted == "drain":
+        what = incident.diagnosis.sentence if incident.diagnosis else job.why
+        return f"{name} leaves a node at a checkpoint: {what}; {_restart(job, incident)}"
     if incident.planned:
         return f"{name} is being stopped because a person asked to {incident.wanted or 'stop'} it"
     what = incident.diagnosis.sentence if incident.diagnosis else job.why

@@ -76,6 +76,8 @@ def _fact(row: records.Row) -> str | None:
     match row:
         case records.Observed():
             return f"{row.observation.node}: {row.observation.text}"
+        case records.NodeFound():
+            return f"{row.node}: {row.observation.text}"
         case records.NodeSilent():
             return f"the agent of {row.node} is not heard"
         case records.NodeJoined():

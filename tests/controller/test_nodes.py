@@ -59,8 +59,8 @@ def test_what_ails_a_node_concerns_the_attempt_that_runs_there_and_shows_until_i
     state = World().submit().train(3).state
     shell = _shell(state)
     row = shell._row(_seen("xid", "fatal", xid=79))
-    assert isinstance(row, records.Observed)
-    assert (row.job, row.observation.generation) == ("job", state.jobs["job"].attempt.generation)  # type: ignore[union-attr]
+    assert isinstance(row, records.NodeFound)
+    assert (row.node, row.observation.evidence) == ("n0", {"xid": 79})
     assert isinstance(shell._row(_seen("thermal", "warning")), records.Noted), "a warning is told and interrupts nobody"
     # Long ago by the clock, and still so, because nobody said that it is over.
     assert [one.kind for one in shell.findings("n0")] == ["xid", "thermal"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from outrider_controller.core import placement, records
+from outrider_controller.core import health, placement, records
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 
@@ -32,9 +32,9 @@ def verdict(
         return Verdict(action, reason)
     if action == "watch":
         return Verdict("hold-for-person", f"{reason}, and a job that is interrupted does not come back by that")
-    if action == "restart":
-        return _restart(state, job, found, rule, at, reason)
-    return _without(state, job, found.nodes, rule, at, reason)
+    if action == "restart" or found.recovery in ("none", "restart_app"):
+        return _restart(state, job, found, rule, at, reason if action == "restart" else f"{reason}, {ONCE}")
+    return _without(state, job, found, found.nodes, rule, at, reason)
 
 
 def _brake(job: states.JobState, found: records.Diagnosed, rule: policies.Rule, at: float) -> str | None:
@@ -62,6 +62,7 @@ def _restart(
         return _without(
             state,
             job,
+            found,
             tuple(blamed),
             rule,
             at,
@@ -72,6 +73,11 @@ def _restart(
     ]
     if missing:
         return Verdict("restart-without-suspect", f"{reason}, and {', '.join(missing)} cannot be used now", frozenset())
+    placed, old = placement.place(state, job) or (), job.attempt.placement if job.attempt else ()
+    left = [n for n in old if placed and n not in placed]
+    if left:
+        why = health.why_kept_out(state.nodes[left[0]])
+        return Verdict("restart-without-suspect", f"{reason}; {', '.join(left)} is left at this occasion: {why}")
     return Verdict("restart", reason)
 
 
@@ -83,15 +89,39 @@ def _blamed_often(job: states.JobState, found: records.Diagnosed, rule: policies
 
 
 def _without(
-    state: states.State, job: states.JobState, nodes: tuple[str, ...], rule: policies.Rule, at: float, reason: str
+    state: states.State,
+    job: states.JobState,
+    found: records.Diagnosed,
+    nodes: tuple[str, ...],
+    rule: policies.Rule,
+    at: float,
+    reason: str,
 ) -> Verdict:
-    out = sum(
-        len(s.nodes) for s in job.spent if s.decision == "restart-without-suspect" and at - s.at <= rule.limits.window_s
-    )
+    out, then = nodes_out(job, rule, at), rule.limits.then
     if rule.limits.nodes_out and out + len(nodes) > rule.limits.nodes_out:
-        then = rule.limits.then
-        return Verdict(
-            then,
-            f"{out} nodes were taken out within {rule.limits.window_s:g} s; the runbook {rule.id} then says {then}",
+        text = f"{out} nodes were taken out within {rule.limits.window_s:g} s; the runbook {rule.id} then says {then}"
+        return Verdict(then, text)
+    if not found.recovery:
+        return Verdict("restart-without-suspect", reason, frozenset(nodes))
+    needs = f"needs: {found.recovery.replace('_', ' ')}"
+    if not nodes or placement.place(state, job, frozenset(nodes)) is not None:
+        kept = (
+            f"; {', '.join(nodes)} is kept out until what was found is over, and {needs}" if nodes else f"; it {needs}"
         )
-    return Verdict("restart-without-suspect", reason, frozenset(nodes))
+        return Verdict("restart-without-suspect", reason + kept, frozenset(nodes))
+    none_free = f"{reason}, but no other node is free; {', '.join(nodes)} {needs}"
+    if rule.no_spare == "hold-for-person":
+        return Verdict("hold-for-person", none_free)
+    if rule.no_spare == "restart":
+        return Verdict("restart", f"{none_free}; the runbook then says to try it there again")
+    waits = f"{none_free}; the job waits for a node, or until what was found is over"
+    return Verdict("restart-without-suspect", waits, frozenset(nodes))
+
+
+def nodes_out(job: states.JobState, rule: policies.Rule, at: float) -> int:
+    """How many nodes were taken out within the rule's window, whatever for."""
+    taken = ("restart-without-suspect", "drain-at-checkpoint")
+    return sum(len(s.nodes) for s in job.spent if s.decision in taken and at - s.at <= rule.limits.window_s)
+
+
+ONCE = "but a new start is all that this fault takes"

@@ -77,6 +77,7 @@ class Diagnosed:
     evidence: tuple[Json, ...]  # {"at","source","kind","text","for"}
     signature: str  # equal for failures that look alike; what "the same failure again" compares
     sentence: str
+    recovery: str = ""  # what the hardware needs, a word of the agent's findings; empty where no hardware is blamed
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,32 @@ class NodeMarked:
     mark: str
     why: str
     incident: str | None = None
+    lifts: str = ""  # "findings": the mark goes when nothing that was found speaks against the node any more
     check: str = ""  # wanted: it goes when the node passes its check; failed, unanswered: what came of that
+
+
+@dataclass(frozen=True)
+class DrainWanted:
+    """The job trains on and leaves ``node`` at its next checkpoint, or at ``due_at`` where none is saved by then."""
+
+    kind: ClassVar[str] = "drain-wanted"
+    at: float
+    job: str
+    generation: int
+    node: str
+    key: str  # of the finding
+    due_at: float
+    why: str
+
+
+@dataclass(frozen=True)
+class DrainDropped:
+    """The job need not, or cannot, leave the node for now."""
+
+    kind: ClassVar[str] = "drain-dropped"
+    at: float
+    job: str
+    why: str
 
 
 @dataclass(frozen=True)

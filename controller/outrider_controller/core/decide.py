@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from outrider import records as spoken
+from outrider_controller.core import ailing, findings, hangs, incidents, node_checks, numbers, records, suspicion, trust
 from outrider_controller.core import evolve as evolving
-from outrider_controller.core import findings, hangs, incidents, node_checks, numbers, records, suspicion, trust
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 from outrider_controller.core.diagnosis import case as cases
@@ -46,6 +46,7 @@ def _node_joined(turn: Turn, fact: records.NodeJoined, before: states.State) -> 
     node_checks.joined(turn, fact, before)
     for keeper in fact.keepers:
         _stop_stale(turn, fact.node, keeper)
+    ailing.lift(turn, fact.node)
     for name, job in tuple(turn.state.jobs.items()):
         if evolving.lost_its_ranks(job, fact) and job.attempt is not None and not job.attempt.stop_wanted:
             old = before.nodes.get(fact.node)
@@ -54,6 +55,13 @@ def _node_joined(turn: Turn, fact: records.NodeJoined, before: states.State) -> 
             if old is not None and old.boot_id == fact.boot_id:  # the host was there all the time
                 text, by = f"{text} and was not booted anew: their keeper is gone", "keeper-lost"
             _interrupt(turn, name, since or turn.at, fact.job_steps.get(name), text, by)
+        _proceed(turn, name)
+    ailing.returned(turn, fact)
+
+
+def _node_found(turn: Turn, fact: records.NodeFound, before: states.State) -> None:
+    ailing.found(turn, fact)
+    for name in tuple(turn.state.jobs):
         _proceed(turn, name)
 
 
@@ -216,6 +224,10 @@ def _timer_fired(turn: Turn, fact: records.TimerFired, before: states.State) -> 
         _absent(turn, fact, before)
     elif fact.timer == records.TIMER_LOOK:
         hangs.look_again(turn, fact)
+    elif fact.timer == records.TIMER_AILING:
+        ailing.look_again(turn, fact)
+    elif fact.timer == ailing.DRAIN:
+        ailing.overdue(turn, fact)
     elif job.incident is not None and job.incident.decision is None and not job.incident.planned:
         if fact.timer == incidents.SETTLE and not incidents.acting(job):
             incidents.conclude(turn, fact.job)
@@ -293,14 +305,11 @@ def _proceed(turn: Turn, name: str) -> None:
     if incident is not None and incident.planned and incident.decision is None:
         _planned(turn, name)
     elif incident is not None and incident.decision is None:
-        if incidents.news_is_in(turn, name):
+        if incidents.news_is_in(turn, name) and not incidents.awaits_news(turn, name):
             incidents.conclude(turn, name)
     elif incidents.waits_for_nodes(job):
-        excluded = frozenset(
-            n
-            for n in (incident.diagnosis.nodes if incident and incident.diagnosis else ())
-            if not turn.state.nodes[n].usable
-        )
+        blamed = incident.diagnosis.nodes if incident and incident.diagnosis else ()
+        excluded = frozenset(n for n in blamed if not turn.state.nodes[n].usable)
         incidents.begin_attempt(turn, name, excluded)
 
 
@@ -372,14 +381,15 @@ _HANDLERS: Final[dict[type, Callable[[Turn, Any, states.State], None]]] = {
     records.JobSubmitted: _job_submitted,
     records.NodeJoined: _node_joined,
     records.NodeSilent: _node_silent,
+    records.NodeFound: _node_found,
     records.Observed: _observed,
     records.Attached: _attached,
     records.Training: _training,
     records.StepReached: _step_reached,
-    records.CheckpointSaved: trust.saved,
+    records.CheckpointSaved: ailing.saved,
     records.NotFinite: numbers.not_finite,
     records.RecordingFailed: findings.recording_failed,
-    records.Suspected: hangs.suspected,
+    records.Suspected: ailing.suspected,
     records.Resumed: hangs.resumed,
     records.TimerFired: _timer_fired,
     records.EffectDone: _effect_done,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from outrider import records as spoken
-from outrider_controller.core import jobs, known, records, suspicion
+from outrider_controller.core import health, jobs, known, nodehealth, records, suspicion
 from outrider_controller.core import state as states
 
 State = states.State
@@ -93,6 +93,9 @@ def _node_joined(state: State, row: records.NodeJoined) -> State:
         check=old.check if old else "",
         checking=old.checking if old else None,
         checks=old.checks if old else 0,
+        lifts=old.lifts if old else "",
+        findings=health.rejoined(old, row.findings, row.at),
+        excused_at=old.excused_at if old else 0.0,
     )
     state = _put_node(state, node)
     for name, job in state.jobs.items():
@@ -100,7 +103,7 @@ def _node_joined(state: State, row: records.NodeJoined) -> State:
             state = _gone(state, name, row.node)
             if old is not None and old.boot_id != row.boot_id:
                 state = _rebooted(state, name, row.node, old.silent_since or row.at)
-    return state
+    return nodehealth.ails(state, row.node, row.at, row.job_steps)
 
 
 def lost_its_ranks(job: states.JobState, row: records.NodeJoined) -> bool:
@@ -137,7 +140,10 @@ def _node_silent(state: State, row: records.NodeSilent) -> State:
 
 def _node_marked(state: State, row: records.NodeMarked) -> State:
     node = state.nodes.get(row.node)
-    return _put_node(state, dataclasses.replace(node, mark=row.mark, why=row.why, check=row.check)) if node else state
+    if node is None:
+        return state
+    changed = dataclasses.replace(node, mark=row.mark, why=row.why, lifts=row.lifts, check=row.check)
+    return _put_node(state, changed)
 
 
 def _known(change: Callable[[states.JobState, Any], states.JobState]) -> Callable[[State, Any], State]:
@@ -204,7 +210,8 @@ def _checkpoint_saved(state: State, row: records.CheckpointSaved) -> State:
     job = state.jobs.get(row.job)
     if job is None or job.attempt is None or job.attempt.generation != row.generation:
         return state
-    state = _attempt(state, row.job, row.generation, checkpoint_step=row.step)
+    longest = max(row.stall_s, job.attempt.checkpoint_s)
+    state = _attempt(state, row.job, row.generation, checkpoint_step=row.step, checkpoint_s=longest)
     state = _change(state, row.job, newest_checkpoint_step=max(job.newest_checkpoint_step, row.step))
     return _put_job(state, row.job, known.saved(state.jobs[row.job], row))
 
@@ -213,6 +220,8 @@ def _timer_fired(state: State, row: records.TimerFired) -> State:
     state = _timer_gone(state, row)
     if row.timer == records.TIMER_LOOK and row.job in state.jobs:
         return _put_job(state, row.job, suspicion.timer(state.jobs[row.job], row))
+    if row.timer == records.TIMER_AILING and row.job in state.jobs:
+        return _put_job(state, row.job, nodehealth.timer(state.jobs[row.job], row))
     return _change(state, row.job, absent_step=row.job_step) if row.timer == records.TIMER_ABSENT else state
 
 
@@ -290,7 +299,7 @@ def _attempt_planned(state: State, row: records.AttemptPlanned) -> State:
         resume_step=row.resume_step,
         planned_at=row.at,
     )
-    state = _change(state, row.job, attempt=attempt, generation=row.generation, attempts=row.attempt + 1)
+    state = _change(state, row.job, attempt=attempt, generation=row.generation, attempts=row.attempt + 1, drain=None)
     job = state.jobs.get(row.job)
     return _put_job(state, row.job, known.loaded(job, row)) if job is not None else state
 
@@ -360,6 +369,10 @@ _HANDLERS: dict[type, Callable[[State, Any], State]] = {
     records.JobSubmitted: _job_submitted,
     records.NodeJoined: _node_joined,
     records.NodeSilent: _node_silent,
+    records.NodeFound: nodehealth.found,
+    records.PersonAsked: nodehealth.asked,
+    records.DrainWanted: _known(nodehealth.drain_wanted),
+    records.DrainDropped: _known(nodehealth.drain_dropped),
     records.NodeMarked: _node_marked,
     records.Observed: _observed,
     records.Attached: _attached,

@@ -38,6 +38,7 @@ class NodeJoined:
     simulated: bool
     keepers: tuple[spoken.KeeperState, ...] = ()
     job_steps: Json = field(default_factory=dict)  # newest finished step of each live job, as the shell knows it
+    findings: tuple[spoken.Observation, ...] = ()  # grave ones that are not over, by the agent's own word
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,18 @@ class NodeSilent:
     node: str
     since: float  # last moment the agent was heard
     job_steps: Json = field(default_factory=dict)  # newest finished step of each live job, as the shell knows it
+
+
+@dataclass(frozen=True)
+class NodeFound:
+    """An agent found something grave of its node's hardware or system, or that it is over (evidence: cleared)."""
+
+    kind: ClassVar[str] = "node-found"
+    at: float
+    node: str
+    observation: spoken.Observation
+    job_steps: Json = field(default_factory=dict)  # newest finished step of each live job, as the shell knows it
+    step_s: Json = field(default_factory=dict)  # median seconds a step of late of each of them
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Final
 
 from outrider_controller.core import diagnosis, known, pricing, records
 from outrider_controller.core import state as states
-from outrider_controller.core.diagnosis import storage
+from outrider_controller.core.diagnosis import hardware, storage
 from outrider_controller.core.turn import Turn
 
 WATCHED: Final = "watched"  # the outcome of an incident that interrupted nothing
@@ -50,12 +50,18 @@ def tell(turn: Turn, name: str, before: states.State | None = None) -> None:
             turn.note(name, f"found while {job.incident.incident} is open, to be told of after it: {finding.text}")
 
 
-def note_finding(turn: Turn, name: str, finding: states.Finding) -> None:
-    """Open, diagnose, decide and close an incident of something that has not interrupted the job."""
+def note_finding(turn: Turn, name: str, finding: states.Finding, why: str = "") -> None:
+    """Open, diagnose, decide and close an incident of something that has not interrupted the job.
+
+    ``why``: nothing more is done than to watch.
+    """
     job = turn.job(name)
     attempt = job.attempt
     number = f"{name}-{job.incidents + 1}"
-    found = storage.of_finding(job, finding, turn.policy)
+    if finding.kind == hardware.WATCHED:
+        found = hardware.of_finding(finding, job, turn.state, turn.policy)
+    else:
+        found = storage.of_finding(job, finding, turn.policy)
     opened = records.IncidentOpened(
         at=turn.at,
         job=name,
@@ -72,12 +78,12 @@ def note_finding(turn: Turn, name: str, finding: states.Finding) -> None:
     )
     turn.emit(opened)
     turn.emit(diagnosis.diagnosed(found, name, number, turn.policy, turn.at))
-    _decide(turn, name, number, found.cause)
+    _decide(turn, name, number, found.cause, f"; {why}" if why else "")
     turn.emit(records.IncidentClosed(turn.at, name, number, WATCHED, 0, None))
     turn.effect(name, "notify", number, incident=number, event="opened")
 
 
-def _decide(turn: Turn, name: str, number: str, cause: str) -> None:
+def _decide(turn: Turn, name: str, number: str, cause: str, why: str) -> None:
     job, rule = turn.job(name), turn.policy.rule(cause)
     assert job.incident is not None
     turn.emit(
@@ -86,7 +92,7 @@ def _decide(turn: Turn, name: str, number: str, cause: str) -> None:
             job=name,
             incident=number,
             decision="watch",
-            reason="the job goes on and nothing has to be stopped for it",
+            reason=f"the job goes on and nothing has to be stopped for it{why}",
             price_gpu_h=pricing.price("watch", job, job.incident),
             alternatives=pricing.alternatives("watch", job, job.incident),
             runbook=rule.id,

@@ -8,20 +8,24 @@ runbook says, or the time for news is over. It closes when the job has regained 
 
 from __future__ import annotations
 
-from outrider_controller.core import brakes, diagnosis, findings, placement, pricing, records, trust
+from outrider_controller.core import brakes, diagnosis, findings, health, placement, pricing, records, trust
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 from outrider_controller.core.diagnosis import case as cases
+from outrider_controller.core.diagnosis import hardware
 from outrider_controller.core.turn import Turn
 
 SETTLE = "settle"
 SILENCE = "silence"
+NEWS = "news"
+NEWS_S = 3.0  # readings of a GPU are taken every few seconds, and its kernel's lines come within one
 START_STALLS = 6.0  # of limits.stall_s: as long may a start go on without a step while a node of it is silent,
+KEPT_OUT_TOLD_MAX = 4
 START_USUAL = 3.0  # and as many times the last start of this job
 
 
 def open_incident(
-    turn: Turn, name: str, fault_at: float, lost_step: int | None, text: str, by: str, wanted: str = ""
+    turn: Turn, name: str, fault_at: float, lost_step: int | None, text: str, by: str, wanted: str = "", about: str = ""
 ) -> None:
     """Open an incident of the current attempt, stop the attempt, look for the checkpoint.
 
@@ -49,6 +53,7 @@ def open_incident(
             supersedes=former.incident if former else None,
             wanted=wanted,
             opened_by=by,
+            about=about,
         )
     )
     turn.effect(
@@ -112,6 +117,19 @@ def news_is_in(turn: Turn, name: str) -> bool:
     return len(known) >= job.spec.world_size or job.attempt.running_at is None
 
 
+def awaits_news(turn: Turn, name: str) -> bool:
+    """A rank died with words of its device: what its node finds of it is waited for, a moment."""
+    job = turn.job(name)
+    assert job.incident is not None
+    case = cases.Case(job, job.incident, turn.state.nodes, turn.policy, turn.at)
+    due = job.incident.opened_at + NEWS_S
+    if turn.at >= due or not hardware.awaits_news(case):
+        return False
+    if NEWS not in dict(job.timers):
+        turn.timer(name, NEWS, due)
+    return True
+
+
 def acting(job: states.JobState) -> bool:
     """Ranks are still being stopped (a node refuses new ones beside old ones) or the checkpoint is being looked for."""
     return any(e.name in ("find-checkpoint", "stop-attempt") for e in job.pending)
@@ -121,7 +139,7 @@ def conclude(turn: Turn, name: str) -> None:
     """Diagnose and decide the open incident, and begin what was decided."""
     job = turn.job(name)
     assert job.incident is not None
-    turn.cancel(name, SETTLE, SILENCE)
+    turn.cancel(name, SETTLE, SILENCE, NEWS)
     found = diagnosis.diagnose(cases.Case(job, job.incident, turn.state.nodes, turn.policy, turn.at))
     turn.emit(found)
     rule = turn.policy.rule(found.cause)
@@ -135,7 +153,7 @@ def conclude(turn: Turn, name: str) -> None:
     if chosen.decision == "hold-for-person":
         hold(turn, name, f"{found.sentence}; {chosen.reason}")
         return
-    excluded = _takeable(turn, name, chosen.excluded)
+    excluded = chosen.excluded if found.recovery else _takeable(turn, name, chosen.excluded)
     _mark_nodes(turn, excluded, found)
     if blamed:  # what was found before the diagnosis is the very checkpoint that has failed
         trust.find(turn, name, job.incident.incident)
@@ -160,7 +178,7 @@ def hold_without_checkpoint(turn: Turn, name: str, why: str) -> None:
     if incident is not None and incident.diagnosis is not None:
         rule = turn.policy.rule(incident.diagnosis.cause)
         _decide(turn, name, incident.diagnosis, rule, brakes.Verdict("hold-for-person", why))
-    turn.cancel(name, SETTLE, SILENCE)
+    turn.cancel(name, SETTLE, SILENCE, NEWS)
     hold(turn, name, why)
 
 
@@ -221,7 +239,8 @@ def _mark_nodes(turn: Turn, nodes: frozenset[str], found: records.Diagnosed) -> 
         known = turn.state.nodes.get(node)
         if known is not None and known.mark == "clear":
             mark = "lost" if known.silent_since is not None else "cordoned"
-            turn.emit(records.NodeMarked(turn.at, node, mark, found.sentence, found.incident))
+            lifts = "findings" if found.recovery and mark == "cordoned" else ""
+            turn.emit(records.NodeMarked(turn.at, node, mark, found.sentence, found.incident, lifts))
 
 
 def hold(turn: Turn, name: str, why: str) -> None:
@@ -241,8 +260,14 @@ def begin_attempt(turn: Turn, name: str, excluded: frozenset[str] = frozenset())
     if nodes is None:
         can = len(placement.candidates(turn.state, job, excluded))
         needed = f"{job.spec.nodes} with {job.spec.ranks_per_node} slots each"
-        turn.note(name, f"{name} waits for nodes: needed are {needed}, {can} can be used")
+        out = [(node.node, health.why_kept_out(node)) for node in turn.state.nodes.values() if health.tier(node)]
+        kept = "".join(f"; {node} is kept out: {why}" for node, why in sorted(out)[:KEPT_OUT_TOLD_MAX])
+        turn.note(name, f"{name} waits for nodes: needed are {needed}, {can} can be used{kept}")
         return
+    again = [node for node in nodes if health.tier(turn.state.nodes[node]) > 1]
+    if again:
+        why = health.why_kept_out(turn.state.nodes[again[0]])
+        turn.note(name, f"{name} begins on {', '.join(again)} again in spite of {why}: no other node is free")
     plan_attempt(turn, name, nodes, job.resume_path, job.resume_step)
 
 
@@ -272,10 +297,13 @@ def waits_for_nodes(job: states.JobState) -> bool:
     if job.attempt is None:
         return True
     incident = job.incident
-    decided = (
-        incident is not None and incident.decision is not None and incident.decision.decision.startswith("restart")
-    )
+    decided = incident is not None and incident.decision is not None and begins_anew(incident.decision.decision)
     return bool(decided and incident is not None and incident.generation == job.attempt.generation)
+
+
+def begins_anew(decision: str) -> bool:
+    """Whether another attempt follows from this decision."""
+    return decision.startswith("restart") or decision == "drain-at-checkpoint"
 
 
 def close(turn: Turn, name: str, outcome: str) -> None:
@@ -289,7 +317,7 @@ def _close(turn: Turn, name: str, outcome: str) -> None:
     incident = job.incident
     if incident is None:
         return
-    turn.cancel(name, SETTLE, SILENCE)
+    turn.cancel(name, SETTLE, SILENCE, NEWS)
     again = job.attempt is not None and job.attempt.generation > incident.generation
     lost = (
         None

@@ -175,7 +175,8 @@ def with_finding(job: states.JobState, finding: states.Finding) -> states.JobSta
 
 def told(job: states.JobState, key: str) -> states.JobState:
     """An incident of its own tells of the finding."""
-    return dataclasses.replace(job, findings=tuple(f for f in job.findings if f.key != key))
+    rest = tuple(f for f in job.findings if f.key != key)
+    return dataclasses.replace(job, findings=rest, told=(*job.told, key)[-states.TOLD_KEPT_MAX :])
 
 
 def words(problems: Iterable[Mapping[str, Any]]) -> str:

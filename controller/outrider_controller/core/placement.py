@@ -1,5 +1,6 @@
 """Which nodes the next attempt runs on: the ones it had, with spares in the place of those that cannot or must not be
-used.
+used. Of nodes of which something grave was found sound ones take the place; where none is free, a node that the job had
+keeps it, and no other broken one is ever begun on.
 
 Invariant, asserted by ``place``: no node that is silent, cordoned, lost or excluded is ever in the answer, no node
 stands in it twice, and no node of another live job.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from outrider_controller.core import health
 from outrider_controller.core import state as states
 
 
@@ -18,13 +20,22 @@ def place(state: states.State, job: states.JobState, excluded: frozenset[str] = 
     """
     free = candidates(state, job, excluded)
     old = job.attempt.placement if job.attempt else ()
-    slots: list[str | None] = [name if name in free else None for name in old] or [None] * job.spec.nodes
-    rest = [name for name in free if name not in slots]
+    tiers = {name: health.tier(state.nodes[name]) for name in free}
+    slots: list[str | None] = [name if tiers.get(name) == 0 else None for name in old] or [None] * job.spec.nodes
+    rest = [name for name in free if name not in slots and tiers[name] == 0]
+    # A node that cannot be used at all is replaced first, then the worst of the others, while there are sound ones.
+    empty = [index for index, name in enumerate(slots) if name is None]
+    for index in sorted(empty, key=lambda index: (-tiers.get(old[index], 3) if old else 0, index)):
+        slots[index] = rest.pop(0) if rest else None
+    for index, kept in enumerate(old):
+        if slots[index] is None and kept in tiers:
+            slots[index] = kept
+    worse = [name for name in free if name not in slots and tiers[name] == 1]
     for index, name in enumerate(slots):
         if name is None:
-            if not rest:
+            if not worse:
                 return None
-            slots[index] = rest.pop(0)
+            slots[index] = worse.pop(0)
     chosen = tuple(name for name in slots if name is not None)
     assert len(set(chosen)) == job.spec.nodes, "a node stands in a placement once"
     assert all(state.nodes[n].usable for n in chosen), "only usable nodes are placed on"

@@ -38,6 +38,8 @@ NUMBERS_WORDS: Final = ("not-finite",)  # a step whose loss or gradient norm is 
 STALL_WORDS: Final = stalls.HUNG
 # What this version can carry out; the other decisions are words of the vocabulary that later parts bring to life.
 ACTIONS_READY: Final = ("watch", "restart", "restart-without-suspect", "hold-for-person")
+WHILE_TRAINING_WORDS: Final = ("watch", "drain-at-checkpoint")
+NO_SPARE_WORDS: Final = ("wait", "hold-for-person", "restart")  # restart: on that very node again
 PAGE_WORDS: Final = ("never", "when-held", "always")
 
 
@@ -47,7 +49,8 @@ class Match:
 
     exit: tuple[str, ...] = ()  # judgement of the first rank to die of its own
     node: tuple[str, ...] = ()  # "lost": a node with ranks fell silent and stayed so
-    observation: tuple[str, ...] = ()  # an observation kind seen in the incident
+    observation: tuple[str, ...] = ()  # an observation kind seen in the incident, or found of a node of it
+    xid: tuple[int, ...] = ()  # numbers of Xids found of a node of it; others are the observation xid's
     numbers: tuple[str, ...] = ()  # what became of the loss or the gradient norm
     stall: tuple[str, ...] = ()  # verdict of the looks at a job that stood still
     attempts_without_checkpoint: int = 0  # so many restarts since the newest checkpoint; 0 for does not matter
@@ -67,6 +70,7 @@ class Limits:
     settle_s: float = 10.0  # how long news of the other ranks is waited for before a diagnosis
     silence_s: float = 5.0  # how long a node must be silent before it counts as lost
     absent_s: float = 60.0  # how long a silent node and a job that finishes no step together are waited for
+    drain_s: float = 1800.0  # how long drain-at-checkpoint waits for the next checkpoint
     then: str = "hold-for-person"  # what is done once a limit is reached
 
 
@@ -82,6 +86,8 @@ class Rule:
     limits: Limits = field(default_factory=Limits)
     page: str = "when-held"
     cause_group: str | None = None
+    while_training: str = "watch"  # where a node's fault has not interrupted the job: watch or drain-at-checkpoint
+    no_spare: str = "wait"  # where the node must not be used and no other is free: wait, hold-for-person or restart
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,8 @@ def _shared(documents: Mapping[str, Mapping[str, Any]]) -> tuple[Problem, ...]:
     found = []
     for name, document in documents.items():
         match = _rule(document).match
-        keys = ("exit", "node", "observation", "stall", "numbers")
-        claims = [(key, word) for key in keys for word in getattr(match, key)]
+        keys = ("exit", "node", "observation", "stall", "numbers", "xid")
+        claims = [(key, str(word)) for key in keys for word in getattr(match, key)]
         for claim in [*claims, ("anything", "true")] if match.anything else claims:
             owner = owners.setdefault(claim, name)
             if owner != name:
@@ -178,6 +184,8 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "action": ACTIONS_READY,
     "page": PAGE_WORDS,
     "cause_group": vocabulary.CAUSE_GROUPS,
+    "while_training": WHILE_TRAINING_WORDS,
+    "no_spare": NO_SPARE_WORDS,
     "match.exit": EXIT_WORDS,
     "match.node": NODE_WORDS,
     "match.numbers": NUMBERS_WORDS,
@@ -211,6 +219,7 @@ _TEXT: Final = {
     "float": "a number, 0 or more",
     "bool": "true or false",
     "tuple[str, ...]": "a list of words",
+    "tuple[int, ...]": "a list of whole numbers",
 }
 
 
@@ -247,7 +256,10 @@ def _fits(kind: str, value: Any) -> bool:
         return isinstance(value, int) and number and value >= 0
     if kind == "float":
         return bool(number and 0 <= value < float("inf"))
-    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    wanted = int if kind == "tuple[int, ...]" else str
+    return isinstance(value, list | tuple) and all(
+        isinstance(item, wanted) and not isinstance(item, bool) for item in value
+    )
 
 
 def _rule(document: Mapping[str, Any]) -> Rule:

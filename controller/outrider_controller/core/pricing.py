@@ -30,7 +30,7 @@ def price(action: str, job: states.JobState, incident: states.OpenIncident) -> f
     """GPU-hours of ``action``, or None where waiting would never end."""
     if action == "watch" and job.incident is not None and job.incident.watched:
         return 0.0
-    if action == "restart":
+    if action in ("restart", "drain-at-checkpoint"):
         return restart_gpu_h(job, incident)
     if action == "restart-without-suspect":
         return round(restart_gpu_h(job, incident) + SPARE_HELD_S * job.spec.ranks_per_node / 3600, 4)
@@ -47,8 +47,17 @@ _WHY_NOT: Final = {
 }
 
 
+_NO_DRAIN: Final = {
+    "watch": "the node would go on to slow the job down, or break it between two checkpoints",
+    "restart-without-suspect": "at once it would lose the steps since the last checkpoint, for a job that still trains",
+    "hold-for-person": "a spare is free and nothing here needs a person",
+}
+
+
 def alternatives(chosen: str, job: states.JobState, incident: states.OpenIncident) -> tuple[spoken.Json, ...]:
     """The actions turned down, each with its price and the reason."""
+    if chosen == "drain-at-checkpoint":
+        return tuple({"action": a, "price_gpu_h": price(a, job, incident), "why_not": w} for a, w in _NO_DRAIN.items())
     losers = [action for action in _WHY_NOT if action != chosen]
     return tuple({"action": a, "price_gpu_h": price(a, job, incident), "why_not": _why_not(a, chosen)} for a in losers)
 

@@ -14,6 +14,8 @@ from outrider_controller.core.conclusions import (
     CheckpointTrusted,
     Decided,
     Diagnosed,
+    DrainDropped,
+    DrainWanted,
     EffectRequested,
     IncidentClosed,
     IncidentOpened,
@@ -30,6 +32,7 @@ from outrider_controller.core.facts import (
     EffectDone,
     JobSubmitted,
     LedgerCut,
+    NodeFound,
     NodeJoined,
     NodeSilent,
     NotFinite,
@@ -47,12 +50,14 @@ Json = dict[str, Any]
 
 SCHEMA: Final = 1
 TIMER_ABSENT: Final = "absent"  # looks again at a job of which a node is silent; its firing is state
+TIMER_AILING: Final = "ailing"  # whether a job goes on in spite of a fault of its node; its firing is state
 TIMER_LOOK: Final = "look"  # looks again at the ranks of a job that shows no progress; its firing is state, too
 
 Fact = (
     JobSubmitted
     | NodeJoined
     | NodeSilent
+    | NodeFound
     | Observed
     | Attached
     | Training
@@ -78,6 +83,8 @@ Conclusion = (
     | TimerCancelled
     | IncidentClosed
     | NodeMarked
+    | DrainWanted
+    | DrainDropped
     | CheckpointTrusted
     | Looked
     | Noted
@@ -88,6 +95,7 @@ FACTS: Final = (
     JobSubmitted,
     NodeJoined,
     NodeSilent,
+    NodeFound,
     Observed,
     Attached,
     Training,
@@ -113,6 +121,8 @@ CONCLUSIONS: Final = (
     TimerCancelled,
     IncidentClosed,
     NodeMarked,
+    DrainWanted,
+    DrainDropped,
     CheckpointTrusted,
     Looked,
     Noted,
@@ -125,6 +135,7 @@ __all__ = [
     "ROWS",
     "SCHEMA",
     "TIMER_ABSENT",
+    "TIMER_AILING",
     "TIMER_LOOK",
     "Attached",
     "AttemptPlanned",
@@ -133,6 +144,8 @@ __all__ = [
     "Conclusion",
     "Decided",
     "Diagnosed",
+    "DrainDropped",
+    "DrainWanted",
     "EffectDone",
     "EffectRequested",
     "Fact",
@@ -143,6 +156,7 @@ __all__ = [
     "Json",
     "LedgerCut",
     "Looked",
+    "NodeFound",
     "NodeJoined",
     "NodeMarked",
     "NodeSilent",

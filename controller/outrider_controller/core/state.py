@@ -15,7 +15,17 @@ from outrider_controller.core import jobs, records
 SPENT_ROWS_MAX = 256
 CHECKPOINTS_KNOWN_MAX = 64  # of one job, the newest; older ones are looked at afresh should they ever be needed
 FINDINGS_KEPT_MAX = 32
+TOLD_KEPT_MAX = 256
 SURVIVED_STEPS = 10  # a checkpoint from which so many steps were trained has survived its load
+
+
+@dataclass(frozen=True)
+class NodeFinding:
+    """Something grave that an agent found of its own node. ``since``: when we learnt of it, ``over_at``: of its end."""
+
+    seen: spoken.Observation
+    since: float
+    over_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,9 +42,12 @@ class NodeState:
     silent_since: float | None = None
     mark: str = "clear"
     why: str = ""
+    lifts: str = ""  # "findings": the mark goes with them
     check: str = ""  # node_checks: wanted, failed or unanswered, while that is why it is out
     checking: records.EffectRequested | None = None  # the check that is under way
     checks: int = 0  # so that no id of one is ever used twice
+    findings: tuple[NodeFinding, ...] = ()  # grave ones, oldest first
+    excused_at: float = 0.0  # a person let it be used in spite of all that was found up to then
 
     @property
     def usable(self) -> bool:
@@ -64,6 +77,27 @@ class Suspicion:
 
 
 @dataclass(frozen=True)
+class Ailing:
+    """A node of the attempt has a fault that breaks jobs: whether this one goes on is looked at. ``still_since``: no
+    step was seen to be finished since then.
+    """
+
+    job_step: int | None
+    still_since: float
+
+
+@dataclass(frozen=True)
+class Drain:
+    """The attempt leaves a node at its next checkpoint. ``key``: of the finding that asks for it."""
+
+    generation: int
+    node: str
+    key: str
+    due_at: float
+    why: str
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt at the job: one set of processes over one placement."""
 
@@ -86,6 +120,8 @@ class Attempt:
     not_finite: records.NotFinite | None = None  # the first step of it whose loss or gradient norm was no number
     proven: bool = False  # it has trained SURVIVED_STEPS steps from the checkpoint that it loaded
     suspicion: Suspicion | None = None  # it shows no sign of progress, or one of its ranks is stopped
+    ailing: Ailing | None = None  # a node of it has a fault that breaks jobs
+    checkpoint_s: float = 0.0  # longest time that a checkpoint held it up
 
     @property
     def ended_ranks(self) -> frozenset[int]:
@@ -165,11 +201,12 @@ class Finding:
     """Something wrong that has not interrupted the job, kept until it is told of. ``device``: a path or mount point."""
 
     key: str  # equal for what is the same thing found again
-    kind: str  # damaged-checkpoint, disk-full or recording-failed
+    kind: str  # damaged-checkpoint, disk-full, recording-failed or node-finding
     at: float
     source: str
     text: str
     device: str = ""
+    seen: spoken.Observation | None = None  # where it is a node's
 
 
 @dataclass(frozen=True)
@@ -201,6 +238,8 @@ class JobState:
     vanished_step: int = 0  # of the newest known checkpoint when the last find-checkpoint met none at all
     not_finite_step: int | None = None  # no checkpoint from this step on is loaded until it was trained with numbers
     findings: tuple[Finding, ...] = ()  # not yet told of
+    told: tuple[str, ...] = ()  # keys of findings that incidents have told of, the newest
+    drain: Drain | None = None
     full_disks: tuple[tuple[str, str], ...] = ()  # (node, mount point) that have no room now
     absent_step: int | None = None  # newest finished step when a node of it fell silent, or was last looked for
     step_s: float | None = None

@@ -13,16 +13,36 @@ from typing import Final
 
 from outrider_controller.core import policy as policies
 from outrider_controller.core import records
-from outrider_controller.core.diagnosis import crash, hang, host, numerics, progress, storage, unknown
+from outrider_controller.core.diagnosis import (
+    crash,
+    hang,
+    hardware,
+    host,
+    numerics,
+    progress,
+    storage,
+    unknown,
+)
 from outrider_controller.core.diagnosis.case import Case, Finding
 
-FAMILIES: Final = (progress.find, hang.find, numerics.find, host.find, storage.find, crash.find, unknown.find)
+FAMILIES: Final = (
+    progress.find,
+    hardware.find,
+    hang.find,
+    numerics.find,
+    host.find,
+    storage.find,
+    crash.find,
+    unknown.find,
+)
 
 
 def diagnose(case: Case) -> records.Diagnosed:
     """Cause, suspects and evidence of the open incident of ``case.job``."""
     finding = next(found for family in FAMILIES if (found := family(case)) is not None)
-    rows = (*finding.evidence[: EVIDENCE_ROWS_MAX - storage.REFUSED_ROWS_MAX], *storage.refused(case, finding.cause))
+    room = EVIDENCE_ROWS_MAX - storage.REFUSED_ROWS_MAX - hardware.BESIDE_ROWS_MAX
+    rows = finding.evidence[:room]
+    rows = (*rows, *hardware.beside(case, finding.cause, rows), *storage.refused(case, finding.cause))
     finding = dataclasses.replace(finding, evidence=rows)
     return diagnosed(finding, case.job.spec.name, case.incident.incident, case.policy, case.at)
 
@@ -38,11 +58,12 @@ def diagnosed(finding: Finding, job: str, incident: str, policy: policies.Policy
         confidence=finding.confidence,
         ranks=finding.ranks,
         nodes=finding.nodes,
-        gpus=(),
-        links=(),
+        gpus=finding.gpus,
+        links=finding.links,
         evidence=finding.evidence[:EVIDENCE_ROWS_MAX],
         signature=finding.signature,
         sentence=finding.sentence,
+        recovery=finding.recovery,
     )
 
 

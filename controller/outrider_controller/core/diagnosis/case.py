@@ -64,6 +64,9 @@ class Finding:
     ranks: tuple[int, ...] = ()
     nodes: tuple[str, ...] = ()
     evidence: tuple[spoken.Json, ...] = ()
+    gpus: tuple[str, ...] = ()  # n0/gpu3
+    links: tuple[str, ...] = ()  # n0/gpu3/link7, n0/mlx5_0/1
+    recovery: str = ""  # what the hardware needs; empty where none is blamed
 
 
 def ranks_of(job: states.JobState, node: str) -> range:
