@@ -362,9 +362,9 @@ def test_a_pair_whose_members_do_well_with_others_is_a_link() -> None:
     assert pairing.blame({(0, 1): False}) == pairing.Blame(unclear=((0, 1),))
 
 
-def gloo(command: collectives.Command | None = None, count: int = 4) -> list[Result]:
+def gloo(command: collectives.Command | None = None, count: int = 4, turn_s: float = 20) -> list[Result]:
     env = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    given = collectives.Given("gloo", 4096, 2, start_s=120, turn_s=20, env=env, python=sys.executable)
+    given = collectives.Given("gloo", 4096, 2, start_s=120, turn_s=turn_s, env=env, python=sys.executable)
     with collectives.Ranks([collectives.Member(f"rank{n}") for n in range(count)], given, command) as ranks:
         return run.summed(ranks, False, silent, lambda: 60.0)
 
@@ -389,6 +389,18 @@ def test_a_rank_that_crashes_with_partners_is_named_by_the_pairs() -> None:
     ]
     assert "rank2 crashed by SIGSEGV" in found[1].text
     assert "crashed by SIGSEGV" in found[2].text
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_with_partners_is_named_by_the_pairs() -> None:
+    found = gloo(one_broken("rank-hang", 3), turn_s=5)
+    assert [(one.name, one.device, one.verdict) for one in found] == [
+        ("loop-back", "", "pass"),
+        ("all-reduce", "", "fail"),
+        ("all-reduce-pairs", "rank3", "fail"),
+    ]
+    assert "rank3" in found[1].text  # who of those that wait gives up first is chance
+    assert "hung: no answer" in found[2].text
 
 
 def test_a_rank_that_brings_wrong_numbers_is_named() -> None:

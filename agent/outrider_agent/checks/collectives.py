@@ -24,7 +24,7 @@ from outrider_agent.checks import children
 OK, WRONG, RAISED, HUNG, ENDED = "ok", "wrong", "raised", "hung", "ended"
 ANSWER_SLACK_S: Final = 5.0  # beyond the time-out that ranks are given themselves, which is the more telling one
 MATES_S: Final = 2.0
-LEFT: Final = "left"  # by a member of its group that broke
+LEFT: Final = "left"  # by a member of its group that ended
 STARTS_MAX: Final = 6  # of one rank
 TEXT_CHARS_MAX: Final = 300
 
@@ -138,14 +138,16 @@ class Ranks:
     ) -> dict[int, Any]:
         """The wanted line of each rank, None for one whose pipe is closed, HUNG or LEFT for one without.
 
-        Who is in a group with one that broke waits for nothing, and is given MATES_S to notice.
+        Who is in a group with one that ended waits for nothing, and has MATES_S to notice. Who is still silent so long
+        after another gave up waiting is the one that was waited for.
         """
         began, said = time.monotonic(), dict[int, Any]()
         until = dict.fromkeys(ranks, began + within_s)
         while left := {self._running[rank].reading: rank for rank in ranks if rank not in said}:
             now = time.monotonic()
             for rank in [rank for rank in left.values() if now >= until[rank]]:
-                said[rank] = HUNG if now >= began + within_s else LEFT
+                mates = [mate for group in groups if rank in group for mate in group]
+                said[rank] = LEFT if any(mate in said and said[mate] is None for mate in mates) else HUNG
             left_s = max(0.0, min(until[rank] for rank in left.values()) - now)
             for fd in select.select([*left], [], [], left_s)[0]:
                 lines = self._running[left[fd]].take()
@@ -164,12 +166,13 @@ class Ranks:
             text = f"{wrong} elements of the sum are wrong" if wrong else ""
             return Answer(WRONG if wrong else OK, text, float(said.get("seconds") or 0.0), int(said.get("bytes") or 0))
         if isinstance(said, dict):
-            if self._given.backend != "gloo":  # what a failed group of NCCL leaves on a device is unknown
+            # What a failed group of NCCL leaves on a device is unknown, and what a failed beginning leaves in torch.
+            if self._given.backend != "gloo" or not said.get("joined"):
                 self._end(rank)
             return Answer(RAISED, f"raised {said.get('type')}: {said['error']}"[:TEXT_CHARS_MAX])
         if said == LEFT:
             self._end(rank)
-            return Answer(RAISED, "waited for one of its group that had broken")
+            return Answer(RAISED, "waited for one of its group that had ended")
         if said == HUNG:
             self._end(rank)
             return Answer(HUNG, f"hung: no answer within {within_s:.0f} s")

@@ -1,8 +1,8 @@
 """One rank of the collectives: a process that joins groups as it is told, sums with their members, and compares.
 
 Started by ``collectives`` once for each device. In, on standard input, one JSON line a turn: {"turn", "store", "rank",
-"world", "bytes", "repeats"}. Out on its pipe, for each: {"turn", "seconds", "wrong"} or {"turn", "error", "type"}. Each
-turn has a store of its own, so a turn in which somebody broke leaves nothing behind.
+"world", "bytes", "repeats"}. Out on its pipe, for each: {"turn", "seconds", "wrong", "bytes"} or {"turn", "error", "type",
+"joined"}. Each turn has a store of its own, so a turn in which somebody broke leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
         try:
             say({"turn": turn["turn"], **summed(torch, device, task, turn)})
         except Exception as error:  # noqa: BLE001 - whatever failed is what the check found
-            say({"turn": turn["turn"], "error": f"{error}"[:ERROR_CHARS_MAX], "type": type(error).__name__})
+            about = {"type": type(error).__name__, "joined": bool(turn.get("joined"))}
+            say({"turn": turn["turn"], "error": f"{error}"[:ERROR_CHARS_MAX], **about})
     os._exit(0)
 
 
@@ -51,6 +52,7 @@ def summed(torch: Any, device: torch_device.Device, task: dict[str, Any], turn: 
         world_size=turn["world"],
         timeout=datetime.timedelta(seconds=task["timeout_s"]),
     )
+    turn["joined"] = True
     try:
         size = max(1, turn["bytes"] // 4)
         given, total = device.put(contribution(torch, turn["rank"], size)), device.empty(size, torch.float32)
