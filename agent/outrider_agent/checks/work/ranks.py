@@ -1,8 +1,8 @@
 """One rank of the collectives: a process that joins groups as it is told, sums with their members, and compares.
 
 Started by ``collectives`` once for each device. In, on standard input, one JSON line a turn: {"turn", "store", "rank",
-"world", "bytes", "repeats"}. Out on its pipe, for each: {"turn", "seconds", "wrong", "bytes"} or {"turn", "error", "type",
-"joined"}. Each turn has a store of its own, so a turn in which somebody broke leaves nothing behind.
+"world", "bytes", "repeats"}. Out on its pipe, for each: {"turn", "seconds", "wrong", "bytes"} or {"turn", "error",
+"type", "joined"}. Each turn has a store of its own, so a turn in which somebody broke leaves nothing behind.
 """
 
 from __future__ import annotations
