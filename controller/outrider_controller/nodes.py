@@ -266,9 +266,8 @@ class Nodes:
         if of_the_node and (job := self._job_on(seen.node)):
             return records.Observed(now, job, seen, self.job_step(job), self._progress.of(job).step_s)
         if _of_hardware(seen) and self._bears(seen):
-            paces = {
-                name: found for name in self._on(seen.node) if (found := self._progress.of(name).step_s) is not None
-            }
+            all_ = {name: self._progress.of(name).step_s for name in self._on(seen.node)}
+            paces = {name: step_s for name, step_s in all_.items() if step_s is not None}
             return records.NodeFound(now, seen.node, seen, self._job_steps(), paces)
         about = f" (job {seen.job} is {'over' if named else 'unknown here'})" if seen.job else ""
         text = f"node {seen.node} saw {seen.kind}: {seen.text}{about}"
@@ -277,9 +276,8 @@ class Nodes:
     def _bears(self, seen: spoken.Observation) -> bool:
         """Whether a finding may change a decision: it is grave, or it changes one that was."""
         node = self._turns.state.nodes.get(seen.node)
-        known = (
-            {(item.seen.kind, item.seen.device) for item in node.findings if item.over_at is None} if node else set()
-        )
+        standing_ = [item.seen for item in node.findings if item.over_at is None] if node is not None else []
+        known = {(one.kind, one.device) for one in standing_}
         return seen.severity in health.GRAVE or (seen.kind, seen.device) in known
 
     def _on(self, node: str) -> list[str]:
