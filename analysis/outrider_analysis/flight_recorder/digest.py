@@ -48,7 +48,7 @@ class Digester:
         """The key of a membership text such as "[0, 1, 2]"; empty where it says nothing."""
         key = self._members_by_text.get(text)
         if key is None:
-            ranks = _ranks(text)
+            ranks = parse_ranks(text)
             key = "" if not ranks else hashlib.blake2b(ranges.encode(ranks).encode(), digest_size=8).hexdigest()
             self._members_by_text[text] = key
             if key:
@@ -340,7 +340,7 @@ def _recent(entries: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, Mapping
     return kept
 
 
-def _ranks(text: str) -> tuple[int, ...]:
+def parse_ranks(text: str) -> tuple[int, ...]:
     """Members from the text "[0, 1, 2]"; empty where it is something else."""
     if len(text) > MEMBERS_CHARS_MAX:
         return ()

@@ -1,0 +1,214 @@
+"""Digests of any subset of the ranks -> Merged: each process group once, with its members and who of them was heard.
+
+A group is its name and its members, since one name may stand for several disjoint groups. Where dumps do not tell the
+members (gloo never does) a file does, else the mesh where the description is an axis, else whoever mentions the group.
+Coordinates come from the mesh where one is given, else from groups that are described by an axis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from outrider import mesh as meshes
+from outrider_analysis.flight_recorder import digest, model
+
+_AXIS: Final = {
+    "tp": ("tp", "tensor", "tensor_parallel", "tensor_model_parallel"),
+    "pp": ("pp", "pipe", "pipeline", "pipeline_parallel", "pipeline_model_parallel"),
+    "cp": ("cp", "context", "context_parallel"),
+    "dp": ("dp", "data", "data_parallel", "fsdp", "dp_shard", "dp_replicate"),
+}
+_AXIS_OF: Final = {word: axis for axis, words in _AXIS.items() for word in words}
+_DRESSING: Final = re.compile(r"^(mesh|device_mesh|group|pg)_|_(group|pg|comm)$")
+
+
+@dataclass(slots=True)
+class Group:
+    """One process group. ``ranks`` in group order; ``slots`` has for each rank that was heard its place there."""
+
+    name: str
+    description: str
+    ranks: tuple[int, ...]
+    told: bool  # the members are known, and not only guessed from who mentions the group
+    slots: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def axis(self) -> str:
+        """The axis that the description names, or nothing."""
+        return axis_of(self.description)
+
+
+@dataclass(slots=True)
+class Merged:
+    """The whole job as far as it was heard. ``places``: for each rank, for each of its slots, the index in groups."""
+
+    ranks: dict[int, model.RankDigest]
+    groups: list[Group]
+    places: dict[int, list[int]]
+    signatures: dict[int, model.Signature]
+    absent: tuple[int, ...]
+    world: int
+    mesh: meshes.Mesh | None = None
+    coords: dict[int, dict[str, int]] = field(default_factory=dict)
+    of_rank: dict[int, list[int]] = field(default_factory=dict)  # rank, absent ones too -> its groups
+    unreadable: tuple[tuple[str, str], ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def seen(self, rank: int, group: int) -> model.GroupDigest | None:
+        """The group as ``rank`` saw it."""
+        slot = self.groups[group].slots.get(rank)
+        return None if slot is None else self.ranks[rank].groups[slot]
+
+
+def merge(
+    nodes: Iterable[model.NodeDigest],
+    groups: Mapping[str, Any] | None = None,
+    mesh: meshes.Mesh | None = None,
+    world: int | None = None,
+) -> Merged:
+    """``groups``: name -> {"desc", "ranks"}, used where dumps lack it. ``world``: count of ranks, where it is known."""
+    whole = model.join(nodes)
+    ranks, problems = _newest(whole.ranks)
+    found = _Groups(whole.memberships, groups or {}, mesh)
+    places = {rank: found.place(digested) for rank, digested in ranks.items()}
+    found.settle(places)
+    size = _world(ranks, found.groups, mesh, world)
+    merged = Merged(
+        ranks=ranks,
+        groups=found.groups,
+        places=places,
+        signatures=dict(whole.signatures),
+        absent=tuple(rank for rank in range(size) if rank not in ranks),
+        world=size,
+        mesh=mesh,
+        unreadable=whole.unreadable,
+        problems=tuple(problems),
+    )
+    for at, group in enumerate(found.groups):
+        for rank in group.ranks:
+            merged.of_rank.setdefault(rank, []).append(at)
+    merged.coords = _coordinates(merged)
+    return merged
+
+
+def axis_of(description: str) -> str:
+    """``tp`` for ``mesh_tp`` or ``TENSOR_MODEL_PARALLEL_GROUP``; nothing where it names no single axis."""
+    word = description.lower()
+    while (bare := _DRESSING.sub("", word)) != word:
+        word = bare
+    return _AXIS_OF.get(word, "")
+
+
+def _newest(given: Sequence[model.RankDigest]) -> tuple[dict[int, model.RankDigest], list[str]]:
+    """One digest for each rank: of several the one that knows most."""
+    ranks: dict[int, model.RankDigest] = {}
+    problems = []
+    for item in given:
+        other = ranks.get(item.rank)
+        if other is not None:
+            problems.append(f"rank {item.rank} was given more than once; the newest dump counts")
+            if _age(other) >= _age(item):
+                continue
+        ranks[item.rank] = item
+    return dict(sorted(ranks.items())), problems[:16]
+
+
+def _age(item: model.RankDigest) -> tuple[int, ...]:
+    counted = sum(max(0, group.enqueued or 0) + group.p2p for group in item.groups)
+    return (item.taken_ns, item.newest_ns, counted, item.entries)
+
+
+class _Groups:
+    """Gives each group of each rank its place in the list of all groups."""
+
+    def __init__(
+        self, memberships: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], mesh: meshes.Mesh | None
+    ) -> None:
+        self.groups: list[Group] = []
+        self._memberships, self._mesh = memberships, mesh
+        self._given = {str(name): told for name, value in given.items() if (told := _told(value)) is not None}
+        self._known: dict[tuple[str, str], int] = {}
+        self._by_name: dict[str, list[int]] = {}
+        self._sets: list[frozenset[int]] = []  # the members of each group, to look ranks up in
+        self._waiting: list[tuple[int, int, str, str]] = []  # members not known yet
+
+    def place(self, digested: model.RankDigest) -> list[int]:
+        """The index of each of the rank's groups; -1 until ``settle`` where its members are not told."""
+        return [self._place(digested.rank, slot, group) for slot, group in enumerate(digested.groups)]
+
+    def _place(self, rank: int, slot: int, group: model.GroupDigest) -> int:
+        key = (group.name, group.members)
+        at = self._known.get(key)
+        if at is None:
+            ranks = self._memberships.get(group.members) if group.members else None
+            if ranks is None:
+                self._waiting.append((rank, slot, group.name, group.description))
+                return -1
+            at = self._known[key] = self._new(group.name, group.description, ranks, True)
+        if rank not in self._sets[at]:
+            self._waiting.append((rank, slot, group.name, group.description))
+            return -1
+        self.groups[at].slots[rank] = slot
+        return at
+
+    def _new(self, name: str, description: str, ranks: tuple[int, ...], told: bool) -> int:
+        self.groups.append(Group(name, description, ranks, told))
+        self._sets.append(frozenset(ranks))
+        self._by_name.setdefault(name, []).append(len(self.groups) - 1)
+        return len(self.groups) - 1
+
+    def settle(self, places: dict[int, list[int]]) -> None:
+        """Find members for groups whose dumps do not tell them."""
+        guessed: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for rank, slot, name, description in self._waiting:
+            at = next((at for at in self._by_name.get(name, ()) if rank in self._sets[at]), None)
+            if at is None and (told := self._elsewhere(rank, name, description)) is not None:
+                at = self._new(name, told[0] or description, told[1], True)
+            if at is None:
+                guessed.setdefault((name, description), []).append((rank, slot))
+            else:
+                self.groups[at].slots[rank], places[rank][slot] = slot, at
+        for (name, description), members in guessed.items():
+            at = self._new(name, description, tuple(sorted(rank for rank, _ in members)), False)
+            for rank, slot in members:
+                self.groups[at].slots[rank], places[rank][slot] = slot, at
+
+    def _elsewhere(self, rank: int, name: str, description: str) -> tuple[str, tuple[int, ...]] | None:
+        told = self._given.get(name)
+        if told is not None and rank in told[1]:
+            return told
+        axis = axis_of(description)
+        if axis and self._mesh is not None and rank < self._mesh.world_size:
+            coords = self._mesh.coords(rank)
+            size = dict(self._mesh.axes)[axis]
+            return description, tuple(sorted(self._mesh.rank({**coords, axis: at}) for at in range(size)))
+        return None
+
+
+def _told(value: Any) -> tuple[str, tuple[int, ...]] | None:
+    ranks = value.get("ranks") if isinstance(value, Mapping) else None
+    if isinstance(ranks, str):
+        ranks = digest.parse_ranks(ranks)
+    if not isinstance(ranks, list | tuple) or not ranks or not all(type(rank) is int and rank >= 0 for rank in ranks):
+        return None
+    return str(value.get("desc") or ""), tuple(ranks)
+
+
+def _world(ranks: Mapping[int, Any], groups: Sequence[Group], mesh: meshes.Mesh | None, world: int | None) -> int:
+    known = [world or 0, mesh.world_size if mesh is not None else 0, max(ranks, default=-1) + 1]
+    return max(known + [max(group.ranks, default=-1) + 1 for group in groups])
+
+
+def _coordinates(merged: Merged) -> dict[int, dict[str, int]]:
+    if merged.mesh is not None and merged.mesh.world_size >= merged.world:
+        return {rank: merged.mesh.coords(rank) for rank in range(merged.world)}
+    coords: dict[int, dict[str, int]] = {}
+    for group in merged.groups:
+        axis = group.axis
+        if axis and group.told:
+            for at, rank in enumerate(group.ranks):
+                coords.setdefault(rank, {}).setdefault(axis, at)
+    return coords
