@@ -1,0 +1,108 @@
+"""How good an answer about a case is: compares a verdict with the truth, and adds up many.
+
+An answer is the document of `outrider fr analyze --json`, or anything with its ``verdict``, ``culprits``,
+``confidence`` and ``findings``. Naming an innocent rank is wrong whatever else is right; doing so with confidence is
+the one thing that must not happen, as somebody would act on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+CONFIDENT: Final = 0.7
+BINS: Final = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.01)
+OUTCOMES: Final = ("exact", "subset", "unknown", "missed", "wrong", "confident wrong")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One answer. ``fits``: its word is one of the truth's; ``named``: everybody it blames, in any finding."""
+
+    fault: str
+    kind: str  # the truth's most fitting word
+    identifiable: str
+    verdict: str
+    named: tuple[int, ...]
+    confidence: float
+    outcome: str
+    fits: bool
+
+    @property
+    def right(self) -> bool:
+        """Whether nothing it claims is false."""
+        return self.outcome in ("exact", "subset")
+
+
+def score(truth: Mapping[str, Any], answer: Mapping[str, Any]) -> Score:
+    """Compare one answer with the truth of its case (``Case.document()``)."""
+    named = set(answer.get("culprits") or ())
+    for finding in answer.get("findings") or ():
+        named |= set(finding.get("culprits") or ())
+    verdict = str(answer.get("verdict"))
+    confidence = float(answer.get("confidence") or 0.0)
+    outcome = _outcome(set(truth["culprits"]), set(truth["allowed"]), named, verdict)
+    if outcome == "wrong" and confidence >= CONFIDENT:
+        outcome = "confident wrong"
+    kinds = list(truth["kinds"])
+    return Score(
+        truth["fault"],
+        kinds[0],
+        truth["identifiable"],
+        verdict,
+        tuple(sorted(named)),
+        confidence,
+        outcome,
+        verdict in kinds,
+    )
+
+
+def _outcome(culprits: set[int], allowed: set[int], named: set[int], verdict: str) -> str:
+    if named - allowed:
+        return "wrong"
+    if not culprits:
+        return "exact"
+    if not named:
+        return "missed" if verdict == "none" else "unknown"
+    return "exact" if culprits <= named else "subset"
+
+
+def table(scores: Sequence[Score]) -> str:
+    """Outcomes by fault, and the verdict's word by the truth's, as text."""
+    lines = [f"{'fault':16} {'cases':>5}" + "".join(f" {word:>9.15}" for word in OUTCOMES) + "  kind fits"]
+    for fault in [*sorted({each.fault for each in scores}), ""]:
+        rows = [each for each in scores if fault in ("", each.fault)]
+        counts = "".join(f" {_count(rows, word):>{max(9, len(word))}}" for word in OUTCOMES)
+        fits = sum(each.fits for each in rows)
+        lines.append(f"{fault or 'all':16} {len(rows):>5}{counts}  {fits / max(1, len(rows)):>8.0%}")
+    return "\n".join(lines)
+
+
+def confusion(scores: Sequence[Score]) -> str:
+    """Rows are the truth's words, columns the verdict's."""
+    columns = sorted({each.verdict for each in scores})
+    lines = [f"{'truth':20}" + "".join(f" {column[:12]:>12}" for column in columns)]
+    for kind in sorted({each.kind for each in scores}):
+        rows = [each for each in scores if each.kind == kind]
+        counts = [sum(each.verdict == column for each in rows) for column in columns]
+        lines.append(f"{kind:20}" + "".join(f" {count or '.':>12}" for count in counts))
+    return "\n".join(lines)
+
+
+def calibration(scores: Sequence[Score]) -> str:
+    """Of the answers that name somebody: how often no innocent rank was among them, by stated confidence."""
+    lines = [f"{'confidence':14} {'answers':>7} {'right':>6}  {'mean said':>9}"]
+    named = [each for each in scores if each.named]
+    for low, high in itertools.pairwise(BINS):
+        rows = [each for each in named if low <= each.confidence < high]
+        if rows:
+            mean = sum(each.confidence for each in rows) / len(rows)
+            right = sum(each.right for each in rows) / len(rows)
+            lines.append(f"{low:.1f} to {min(high, 1.0):.1f}     {len(rows):>7} {right:>6.0%}  {mean:>9.2f}")
+    return "\n".join(lines)
+
+
+def _count(rows: Sequence[Score], outcome: str) -> int:
+    return sum(each.outcome == outcome for each in rows)
