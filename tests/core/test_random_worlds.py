@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from outrider_analysis import stalls
 from outrider_controller import runbook_files
-from outrider_controller.core import records
+from outrider_controller.core import health, records
 from tests.core import hanging
 from tests.core.world import World
 
 MOVES = (
     *("train", "kill", "raise", "vanish", "silence", "return", "wait", "hold", "approve", "cordon", "uncordon"),
     *("hang", "go-on", "suspect", "resume", "blind"),
+    *("find", "find", "cleared"),
+)
+FOUND: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("xid", {"xid": 79, "recovery": "reboot_node"}),
+    ("xid", {"xid": 13, "severity": "error", "recovery": "restart_app"}),
+    ("xid", {"xid": 94, "severity": "error", "recovery": "restart_app", "origin": "memory"}),
+    ("port-down", {"recovery": "drain"}),
+    ("transport-gave-up", {"recovery": "restart_app"}),
+    ("power-brake", {"severity": "error", "recovery": "drain"}),
+    ("gpu-temperature", {"severity": "error", "recovery": "check_cooling"}),
+    ("kernel-panic", {"recovery": "reboot"}),
+    ("driver-not-loaded", {"stops": "new jobs"}),
+    ("user-space-lookalike", {"severity": "info", "recovery": "none"}),
+    ("could-not-look", {"severity": "error", "recovery": "none"}),
 )
 POLICY = runbook_files.load()
 
@@ -25,6 +41,8 @@ def move(world: World, verb: str, number: int) -> None:
     node = f"n{number % (world.nodes + world.spares)}"
     if verb in ("hang", "go-on", "suspect", "resume", "blind"):
         stall(world, verb, number)
+    elif verb in ("find", "cleared"):
+        ail(world, verb, number, node)
     elif verb == "train" and whole and world.job.state != "held" and set(world.hung.values()) <= {"works"}:
         world.train(max(world.step, world.job.attempt.resume_step if world.job.attempt else 0) + 1 + number % 3, 2)
     elif verb == "kill" and whole:
@@ -43,6 +61,17 @@ def move(world: World, verb: str, number: int) -> None:
         world.ask(verb)
     elif verb in ("cordon", "uncordon"):
         world.ask(verb, node)
+
+
+def ail(world: World, verb: str, number: int, node: str) -> None:
+    """A node's agent finds something, or that everything is over; impossible where it is not heard."""
+    if node in world.silent:
+        return
+    if verb == "cleared":
+        world.cleared(node)
+        return
+    kind, more = FOUND[number % len(FOUND)]
+    world.find(node, kind, f"gpu{number % 2}", **more)
 
 
 def stall(world: World, verb: str, number: int) -> None:
@@ -80,7 +109,7 @@ def test_job_is_never_stuck_once_all_nodes_are_back_and_a_person_approves(moves:
     for node in sorted(world.silent):
         world.join(node, holds=node in world.alive.values() or node in world.stale)
     for index in range(world.nodes + world.spares):
-        world.ask("uncordon", f"n{index}")
+        world.cleared(f"n{index}").ask("uncordon", f"n{index}")
     world.wait(120)
     for rank in tuple(world.hung):
         world.go_on(rank)
@@ -108,6 +137,27 @@ def test_no_attempt_is_ended_for_a_stall_unless_its_last_two_looks_blame_alike(m
             assert looks[-1].agrees
             assert looks[-1].verdict == looks[-2].verdict
             assert looks[-1].verdict in stalls.HUNG
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=30))
+def test_no_node_is_taken_out_for_its_hardware_unless_something_grave_was_found_of_it(
+    moves: list[tuple[str, int]],
+) -> None:
+    world = World(policy=POLICY).submit()
+    for verb, number in moves:
+        move(world, verb, number)
+    for place, row in enumerate(world.rows):
+        before = [r.observation for r in world.rows[:place] if isinstance(r, records.NodeFound)]
+        weights = {(seen.node, health.weight(seen)) for seen in before}
+        if isinstance(row, records.NodeMarked) and row.lifts:
+            assert {(row.node, w) for w in (health.BREAKS, health.DEGRADES)} & weights
+        if isinstance(row, records.IncidentOpened) and row.opened_by == "node-finding" and not row.planned:
+            assert not row.interrupted or health.BREAKS in {w for _, w in weights}
+        if isinstance(row, records.AttemptPlanned):
+            assert all(world.state.nodes[node].supervises for node in row.placement)
+    decided = [r for r in world.rows if isinstance(r, records.Decided) and r.decision.startswith("restart")]
+    assert len(decided) <= 2 * len(moves) + 2, "no loop of restarts"
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -7,6 +7,7 @@ rows alone and compared.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,11 @@ from outrider_controller.core import state as states
 from tests.core import hanging
 
 START = 1_800_000_000.0
+CUDA_ERROR: dict[str, Any] = {
+    "code": 1,
+    "error_type": "RuntimeError",
+    "error_message": "CUDA error: unspecified launch failure",
+}
 LOST_PEER = (
     "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242"
 )
@@ -57,6 +63,7 @@ class World:
     effects_seen: dict[str, str] = field(default_factory=dict)
     mute: bool = False  # effects are not answered while set
     hung: dict[int, str] = field(default_factory=dict)  # rank -> a word of hanging.HOW
+    found: dict[str, dict[tuple[str, str, str], spoken.Observation]] = field(default_factory=dict)  # not over, by node
     look_fails: str = ""  # set: capture-evidence fails with these words
 
     name = "job"
@@ -99,8 +106,9 @@ class World:
             self.alive = {r: n for r, n in self.alive.items() if n != node}
             self.stale.pop(node, None)
         steps = {self.name: self.step} if self.step else {}
+        told = tuple(self.found.get(node, {}).values())
         return self.feed(
-            records.NodeJoined(self.now, node, boot, "127.0.0.1", self.ranks_per_node, True, True, keepers, steps)
+            records.NodeJoined(self.now, node, boot, "127.0.0.1", self.ranks_per_node, True, True, keepers, steps, told)
         )
 
     def train(self, to: int, save_every: int = 0) -> World:
@@ -198,6 +206,30 @@ class World:
         self.seq += 1
         seen = spoken.Observation(self.seq, kind, "error", self.now, node, text, self.name, attempt.generation)
         return self.feed(records.Observed(self.now, self.name, seen, self.step or None))
+
+    def find(self, node: str, kind: str, device: str = "gpu0", **more: Any) -> World:
+        """A node's agent finds something: grave, of hardware, and of no job. ``xid=79`` and the like are evidence."""
+        fields = {"severity": "fatal", "recovery": "reboot", "at": self.now, "text": ""}
+        fields |= {name: more.pop(name) for name in tuple(fields) if name in more}
+        if node in self.silent or node not in self.state.nodes:
+            raise ImpossibleWorld(f"{node} is not heard, and nothing that it finds")
+        self.seq += 1
+        fields["text"] = fields["text"] or f"{kind} {' '.join(map(str, more.values()))}".strip() + f" on {device}"
+        seen = spoken.Observation(self.seq, kind, node=node, device=device, evidence=more, **fields)
+        self.found.setdefault(node, {})[kind, device, str(more.get("xid", ""))] = seen
+        return self._tell_finding(seen)
+
+    def cleared(self, node: str) -> World:
+        """Everything that was found of a node is over, and its agent says so."""
+        for seen in self.found.pop(node, {}).values():
+            self.seq += 1
+            over = {"seq": self.seq, "severity": "info", "at": self.now, "evidence": {**seen.evidence, "cleared": True}}
+            self._tell_finding(dataclasses.replace(seen, **over))
+        return self
+
+    def _tell_finding(self, seen: spoken.Observation) -> World:
+        steps = {self.name: self.step} if self.step else {}
+        return self.feed(records.NodeFound(self.now, seen.node, seen, steps, {self.name: 1.0}))
 
     def hang(self, rank: int, how: str) -> World:
         """From now on a living rank does what ``how`` says; its agent tells of one that is stopped."""
