@@ -44,6 +44,7 @@ from outrider_agent.signals import collectives, disks, host, job_log, ranks
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
+LOOK_SELDOM_S: Final = 5.0  # where nobody waits for it to be idle
 MARKS_REFUSED_EVERY_S: Final = 60.0  # at most one observation of refused marks in this time
 
 
@@ -185,7 +186,7 @@ class Agent:
             self._spool.add(observe.spool_damaged(self._settings.node, path, self._spool.damage, self._clock.now()))
 
     async def _look(self) -> None:
-        """Once a second: garbage among the marks, and whether anybody still needs this agent."""
+        """From time to time: garbage among the marks, and whether anybody still needs this agent."""
         while True:
             now = self._clock.monotonic()
             if self._board.refused > self._marks_told and now - self._marks_told_at >= MARKS_REFUSED_EVERY_S:
@@ -196,7 +197,7 @@ class Agent:
             if idle_s is not None and now - self._busy_at >= idle_s:
                 await self._leave_idle(idle_s)
                 return
-            await self._clock.sleep(LOOK_S)
+            await self._clock.sleep(LOOK_S if idle_s is not None else LOOK_SELDOM_S)
 
     def _tell_refused(self, now: float) -> None:
         refused = self._board.refused - self._marks_told

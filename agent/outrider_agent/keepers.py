@@ -79,6 +79,7 @@ class Keepers:
         self._not_yet: dict[str, spool.Alive] = {}  # ranks a former agent left, whose keeper has not answered us yet
         self._locks: dict[str, asyncio.Lock] = {}
         self._followers = tasks.Tasks()
+        self._some = asyncio.Event()  # set while there is a keeper
 
     async def adopt_all(self) -> None:
         """Take over every keeper that a former agent left, and account for those that died meanwhile."""
@@ -98,6 +99,10 @@ class Keepers:
     def all(self) -> tuple[Held, ...]:
         """Every keeper that lives."""
         return tuple(self._held.values())
+
+    async def some(self) -> None:
+        """Wait until there is a keeper, so that what follows jobs costs a node without one nothing."""
+        await self._some.wait()
 
     def states(self) -> tuple[records.KeeperState, ...]:
         """What every keeper holds, for the hello.
@@ -191,6 +196,7 @@ class Keepers:
     def _follow(self, keeper: keeper_client.Keeper, found: standing.Standing) -> Held:
         held = Held(keeper, found)
         self._held[held.job] = held
+        self._some.set()
         if found.living:
             self._board.expect(held.job, found.generation, [*found.living, *found.gone])
         self._remember(held)
@@ -211,6 +217,8 @@ class Keepers:
             keeper = await self._reconnect(held)
         await self._until_dead(held.keeper.hello.pid)
         del self._held[held.job]
+        if not self._held:
+            self._some.clear()
         if keeper is not None or not lives(home.of(self._runtime, held.job)):
             self._mourn(held.standing)
         held.changed.set()

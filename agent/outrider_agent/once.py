@@ -130,7 +130,7 @@ async def _look(signal: readings.Signal, worker: workers.Worker[readings.Sweep])
     within_s = min(signal.deadline_s, WITHIN_S_MAX)
     try:
         async with asyncio.timeout(within_s):
-            sweep = await asyncio.shield(worker.ask())
+            sweep = await worker.asked()
     except TimeoutError:
         return Look(signal.name, "overdue", time.monotonic() - began, f"no answer within {within_s:g} s", None)
     except Exception as error:  # noqa: BLE001 - a signal that fails costs only itself

@@ -75,9 +75,12 @@ class Watch:
         return self._disks.rooms
 
     async def watch_processes(self) -> None:
-        """Look at every rank's process, once a second, for ever."""
+        """Look at every rank's process, once a second, for ever, while there is one."""
         while True:
             ranks = self._ranks()
+            if not ranks:
+                await self._keepers.some()
+                ranks = self._ranks()
             if ranks:
                 await self._look_at_processes(ranks)
             await self._clock.sleep(PROCESSES_S)

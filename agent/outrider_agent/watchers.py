@@ -11,7 +11,6 @@ that dies at any moment has told each thing once: either its successor finds bot
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -24,19 +23,15 @@ from outrider import clock as clock_module
 from outrider import findings as standing
 from outrider import records
 from outrider.records import Json
-from outrider_agent import readings, spool, tasks, workers
+from outrider_agent import pacing, readings, spool, workers
 
 log = logging.getLogger(__name__)
 
-JITTER: Final = 0.05  # of a period, so that signals do not look in step
-FIRST_WITHIN_S: Final = 0.5  # the first looks are spread over this time
 MEMORY_EVERY_S: Final = 60.0  # what the judge remembers is written so often when it tells nothing
 READINGS_MAX: Final = 16_384
 LOG_EVERY_S: Final = 300.0  # of one signal; /metrics says more
 STALE_PERIODS: Final = 3  # readings of a signal that failed for longer are no longer shown
 STALE_S_MIN: Final = 15.0
-PERIOD_S_MIN: Final = 0.05
-WAITED_S: Final = 2.0  # a signal that can be waited on is looked at so often all the same
 
 
 class Judging(Protocol):
@@ -145,7 +140,6 @@ class Watchers:
         self._spool = spool_
         self._clock = clock
         self._wake = wake
-        self._random = chance or random.Random()
         self._kept = spool_.kept()
         self._remembered_at = clock.monotonic()
         judge.restore(_decoded(self._kept.get("judge")))
@@ -154,22 +148,35 @@ class Watchers:
         self.health = {one.name: Health(one.name, one.period_s) for one in signals}
         self._signals = {one.name: one for one in signals}
         self._workers = {one.name: workers.Worker(one.name, _look(one), workers.ending(one)) for one in signals}
-        # Found once: to ask a protocol of every look costs more than the look does here.
-        self._waits_on = {one.name: one.fileno for one in signals if isinstance(one, Waiting)}
-        self._parts = tasks.Tasks()
+        rounds = [
+            pacing.Round(
+                one.name,
+                one.period_s,
+                one.deadline_s,
+                self._workers[one.name],
+                one.fileno if isinstance(one, Waiting) else None,
+            )
+            for one in signals
+        ]
+        self._rounds = pacing.Rounds(rounds, self._answered, self._overdue, chance)
+        self._restored = False
 
     async def run(self) -> None:
         """Look for ever."""
-        for name, signal in self._signals.items():
-            if isinstance(signal, Remembering):
-                signal.restore(_decoded(self._kept.get(f"signal/{name}")))
-            if not self._parts.running(name):
-                self._parts.start(name, tasks.keep_going(name, functools.partial(self._follow, name)))
-        await asyncio.Event().wait()
+        if not self._restored:
+            self._restored = True
+            for name, signal in self._signals.items():
+                if isinstance(signal, Remembering):
+                    signal.restore(_decoded(self._kept.get(f"signal/{name}")))
+        self._rounds.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._rounds.stop()
 
     async def close(self) -> None:
         """End the rounds; a look that hangs is left behind."""
-        await self._parts.cancel()
+        self._rounds.stop()
         await workers.close_all(self._workers.values())
         self._keep((), {"judge": _encoded(self._judge.memory())})
 
@@ -192,55 +199,20 @@ class Watchers:
                 found += known.values()
         return found
 
-    async def _follow(self, name: str) -> None:
-        signal = self._signals[name]
-        await self._clock.sleep(self._random.uniform(0, min(FIRST_WITHIN_S, signal.period_s)))
-        while True:
-            began = self._clock.monotonic()
-            await self._look(signal, began)
-            spread = 1 + self._random.uniform(-JITTER, JITTER)
-            left = signal.period_s * spread - (self._clock.monotonic() - began)
-            await self._rest(signal, max(PERIOD_S_MIN, left))
+    def _overdue(self, name: str, waited_s: float) -> None:
+        """A look does not come back; told once a period (or deadline) until it does."""
+        why = f"no answer for {waited_s:.1f} s, its deadline is {self._signals[name].deadline_s:g} s"
+        self._note(name, "overdue", waited_s, why)
+        self._tell(name, self._judge.silent(name, self._clock.now(), why), {})
 
-    async def _rest(self, signal: readings.Signal, seconds: float) -> None:
-        """Wait for the next look; where a signal says what to wait on, for that, and otherwise seldom."""
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        ask = self._waits_on.get(signal.name)
-        fd = ask() if ask is not None else None
-        try:
-            if fd is not None:
-                loop.add_reader(fd, woken.set)
-        except (OSError, ValueError):  # a plain file is always ready, which epoll refuses to say
-            fd = None
-        if fd is None:
-            await self._clock.sleep(seconds)
-            return
-        try:
-            async with asyncio.timeout(max(seconds, WAITED_S)):
-                await woken.wait()
-        except TimeoutError:
-            return
-        finally:
-            loop.remove_reader(fd)
-        await self._clock.sleep(PERIOD_S_MIN)  # what comes in a storm is taken together
-
-    async def _look(self, signal: readings.Signal, began: float) -> None:
-        """One look; while it is overdue, the judge is told once a period (or deadline) that nobody could look."""
-        name, wait_s = signal.name, signal.deadline_s
-        answer = self._workers[name].ask()
-        while not (await asyncio.wait({answer}, timeout=wait_s))[0]:
-            waited = self._clock.monotonic() - began
-            why = f"no answer for {waited:.1f} s, its deadline is {signal.deadline_s:g} s"
-            self._note(name, "overdue", waited, why)
-            self._tell(name, self._judge.silent(name, self._clock.now(), why), {})
-            wait_s = max(signal.period_s, signal.deadline_s)
-        try:
-            sweep, memory = answer.result()
-        except Exception as error:  # noqa: BLE001 - a signal that fails costs only itself
+    def _answered(self, name: str, took_s: float, value: Any, error: BaseException | None) -> None:
+        """A look came back, with a sweep and what the signal remembers, or with what was raised."""
+        if error is not None:
             why = f"{type(error).__name__}: {error}"
-            self._note(name, "failed", self._clock.monotonic() - began, why)
+            self._note(name, "failed", took_s, why)
             self._tell(name, self._judge.silent(name, self._clock.now(), why), {})
             return
+        sweep, memory = value
         self._note(name, sweep.state, sweep.duration_s, sweep.error)
         self.newest.take(sweep)
         kept = {f"signal/{name}": _encoded(memory)} if memory is not None else {}

@@ -20,6 +20,7 @@ CLOSE_S: Final = 2.0
 LOOK_S: Final = 0.02
 
 T = TypeVar("T")
+Answered = Callable[[T | None, BaseException | None], None]
 
 
 class Worker(Generic[T]):
@@ -31,25 +32,33 @@ class Worker(Generic[T]):
         self._name = name
         self._look = look
         self._end = end
-        self._asked: queue.SimpleQueue[asyncio.Future[T] | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, Answered[T]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._waits: asyncio.Future[T] | None = None
 
-    @property
-    def busy(self) -> bool:
-        """Whether a look has not come back yet."""
-        return self._waits is not None and not self._waits.done()
-
-    def ask(self) -> asyncio.Future[T]:
-        """The answer of one look, or what it raised; of the one that is under way where there is one."""
-        if self._waits is not None and self.busy:
-            return self._waits
-        self._waits = asyncio.get_running_loop().create_future()
+    def ask(self, loop: asyncio.AbstractEventLoop, answered: Answered[T]) -> None:
+        """Look once; ``answered`` is called in ``loop`` with the value and None, or with None and what was raised.
+        Questions that come while a look is under way wait for it.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"look {self._name}"[:64], daemon=True)
             self._thread.start()
-        self._asked.put(self._waits)
-        return self._waits
+        self._asked.put((loop, answered))
+
+    def asked(self) -> asyncio.Future[T]:
+        """The same for somebody who awaits."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def settle(value: T | None, failed: BaseException | None) -> None:
+            if answer.done():
+                return
+            if failed is not None:
+                answer.set_exception(failed)
+            else:
+                answer.set_result(value)  # type: ignore[arg-type]  # one of the two is there
+
+        self.ask(loop, settle)
+        return answer
 
     @property
     def ended(self) -> bool:
@@ -61,16 +70,19 @@ class Worker(Generic[T]):
         self._asked.put(None)
 
     def _run(self) -> None:
-        while (answer := self._asked.get()) is not None:
-            outcome: tuple[Callable[[Any], None], Any]
+        while (question := self._asked.get()) is not None:
+            loop, answered = question
+            value: T | None = None
+            failed: BaseException | None = None
             try:
-                outcome = (answer.set_result, self._look())
+                value = self._look()
             except BaseException as error:  # noqa: BLE001 - whoever asked is told, whatever it is
-                outcome = (answer.set_exception, error)
+                failed = error
             try:
-                answer.get_loop().call_soon_threadsafe(_settle, answer, *outcome)
+                loop.call_soon_threadsafe(answered, value, failed)
             except RuntimeError:
                 break  # the loop has ended meanwhile, and nobody waits for this
+            del question, answered, value, failed  # what was seen is not kept until the next look
         if self._end is not None:
             try:
                 self._end()
@@ -93,8 +105,3 @@ def ending(thing: object) -> Callable[[], None] | None:
     """What ends a signal, where something does."""
     found: Callable[[], None] | None = getattr(thing, "close", None)
     return found
-
-
-def _settle(answer: asyncio.Future[T], set_it: Callable[[Any], None], value: Any) -> None:
-    if not answer.done():
-        set_it(value)

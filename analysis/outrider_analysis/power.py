@@ -9,6 +9,7 @@ number.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -65,23 +66,35 @@ class _Gpu:
         return sorted(self.gaps)[len(self.gaps) // 2] if self.gaps else math.inf
 
     def add(self, samples: Iterable[Sample]) -> None:
-        for at, watts in samples:
-            if at <= self.newest or not (math.isfinite(at) and math.isfinite(watts)):
+        newest, keep, gap = self.newest, self.samples.append, self.gaps.append
+        for sample in samples:
+            at, watts = sample
+            if not (newest < at < math.inf and -math.inf < watts < math.inf):
                 continue  # told before: buffers are asked for what overlaps
-            if math.isfinite(self.newest):
-                self.gaps.append(at - self.newest)
-            self.samples.append((at, watts))
-            self.newest = at
+            if newest > -math.inf:
+                gap(at - newest)
+            keep(sample)
+            newest = at
+        self.newest = newest
 
-    def at(self, moment: float) -> float | None:
-        """Power at a moment that does not go back from one call to the next; None in a gap."""
-        while len(self.samples) > 1 and self.samples[1][0] <= moment:
-            self.samples.popleft()
-        if not self.samples or self.samples[0][0] > moment:
-            return None
+    def at(self, moments: Sequence[float]) -> list[float | None]:
+        """Power at moments that do not go back, within one call nor from one to the next; None in a gap."""
+        samples, found = self.samples, []
+        for moment in moments:
+            while len(samples) > 1 and samples[1][0] <= moment:
+                samples.popleft()
+            watts: float | None = None
+            if samples:
+                began, watts = samples[0]
+                if began > moment:
+                    watts = None
+                elif began != moment:
+                    watts = self._between(moment)
+            found.append(watts)
+        return found
+
+    def _between(self, moment: float) -> float | None:
         began, first = self.samples[0]
-        if began == moment:
-            return first
         if len(self.samples) < 2 or self.samples[1][0] - began > GAP_S:
             return None
         ended, last = self.samples[1]
@@ -98,6 +111,9 @@ class Meter:
         self._stretch = 0
         self._next: float | None = None
         self._step = STEP_S
+        self._extremes: deque[tuple[float, float, float]] = (
+            deque()
+        )  # of what each look added: first at, lowest, highest
 
     def add(self, gpu: int, samples: Iterable[Sample]) -> None:
         """Samples of one GPU. Those that are not newer than its newest are dropped."""
@@ -134,24 +150,24 @@ class Meter:
             last = self.points[-1].at + self._step / 2 if self.points else begun
             self._next = math.ceil(max(begun, last) / self._step) * self._step
         self._next = max(self._next, until - POINTS_MAX * self._step)
-        fresh: list[Point] = []
+        moments: list[float] = []
         while self._next <= until:
-            watts = [one.at(self._next) for one in gpus]
-            known = [power for power in watts if power is not None]
-            if len(known) == len(watts):
-                fresh.append(Point(self._next, sum(known), self._stretch))
+            moments.append(self._next)
+            self._next += self._step
+        fresh: list[Point] = []
+        for moment, *watts in zip(moments, *(one.at(moments) for one in gpus), strict=True):
+            if None not in watts:
+                fresh.append(Point(moment, sum(watts), self._stretch))
             elif (fresh or self.points) and (fresh or self.points)[-1].stretch == self._stretch:
                 self._stretch += 1
-            self._next += self._step
         self.points += fresh
         return fresh
 
     def _summary(self, fresh: Sequence[Point], hertz: float) -> Summary:
-        points = list(self.points)
         newest = fresh[-1] if fresh else None
-        since = newest.at - KEPT_S if newest else 0.0
-        powers = [point.watts for point in points if point.at > since]
         new = len(fresh)
+        longest = new + round(max(RAMPS_S) / self._step)
+        points = list(itertools.islice(reversed(self.points), longest))[::-1]
         ramps = {
             # Sampled more seldom than that, a window would tell of the line between two samples.
             window: steepest(points, window, new, self._step) if hertz * window >= SELDOM else None
@@ -161,10 +177,20 @@ class Meter:
             newest.watts if newest else None,
             max((point.watts for point in fresh), default=None),
             ramps,
-            max(powers) - min(powers) if newest and powers else None,
+            self._range(fresh),
             hertz,
             len(self._counted),
         )
+
+    def _range(self, fresh: Sequence[Point]) -> float | None:
+        """Highest less lowest of the last KEPT_S; what one look added counts until its first point is older."""
+        if not fresh:
+            return None
+        powers = [point.watts for point in fresh]
+        self._extremes.append((fresh[0].at, min(powers), max(powers)))
+        while self._extremes[0][0] <= fresh[-1].at - KEPT_S and len(self._extremes) > 1:
+            self._extremes.popleft()
+        return max(one[2] for one in self._extremes) - min(one[1] for one in self._extremes)
 
 
 def steepest(points: Sequence[Point], window_s: float, new: int, step_s: float) -> float | None:

@@ -7,13 +7,12 @@ again in its next round. A lost GPU is asked for its handle alone.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pynvml as n
 
-from outrider_agent.nvml import announce, plan
+from outrider_agent.nvml import announce, buffers, plan
 
 LOST: Final = 15
 CORRUPT_INFOROM: Final = 14
@@ -30,11 +29,9 @@ LINKS_MAX: Final = 36
 FIELDS: Final = "nvmlDeviceGetFieldValues"
 SAMPLES: Final = "nvmlDeviceGetSamples"
 SAMPLES_EMPTY_MAX: Final = 5  # rounds without a sample after which all of the buffer is asked for again
-_TYPES: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 
 Row = list[Any]
-# pynvml's structures turn bytes into text with each access, which costs five times the access; numbers need none of it.
-_read: Final = ctypes.Structure.__getattribute__
+Found = dict[plan.Call, tuple[int, plan.Values]]  # the first code that is not 0, and the values
 
 
 class Again(Exception):
@@ -50,6 +47,22 @@ def code_of(error: Exception) -> int:
     return 13 if isinstance(error, AttributeError) else int(getattr(error, "value", 999))
 
 
+class _Batch(NamedTuple):
+    """What one round asks. ``asked``: calls by fields, with where their values are; ``steady``: those of them that are
+    told when they change, the last of the fields; ``calls``: all but these.
+    """
+
+    fields: buffers.Fields | None
+    asked: tuple[tuple[plan.Call, plan.Fields, int], ...]
+    steady: tuple[tuple[plan.Call, plan.Fields, int], ...]
+    calls: list[plan.Call]
+    steady_from: int
+
+    @property
+    def by_fields(self) -> list[plan.Call]:
+        return [one[0] for one in (*self.asked, *self.steady)]
+
+
 class Gpu:
     """One GPU. ``number`` is that of gpuN; ``pci`` may be "" for one that would not say, which is asked by index."""
 
@@ -61,10 +74,13 @@ class Gpu:
         self._calls: tuple[plan.Call, ...] = ()
         self._due: dict[tuple[str, ...], list[plan.Call]] = {}
         self._way: dict[plan.Call, int] = {}
+        self._batches: dict[tuple[str, ...], _Batch] = {}  # made anew when a way changes
+        self._steady: tuple[Any, ...] = ()  # codes and values of the steady fields, as they were told last
         self._told: dict[plan.Call, Any] = {}
         self._sampled_at = 0
         self._sampled_in_vain = 0
         self._samples = True
+        self._buffer = buffers.Samples(plan.POWER_SAMPLES)
         self._inforom = 0
         self._invalid: set[plan.Call] = set()
         self._codes: set[int] = set()
@@ -77,7 +93,7 @@ class Gpu:
         handle = self.handle()
         due = self._due_in(tuple(periods))
         if plan.RARE in periods:
-            self._way.clear()  # what was not supported may be by now
+            self._forget_ways()  # what was not supported may be by now
             self._invalid.clear()
             self._inforom = 0
         if handle is None:
@@ -105,23 +121,18 @@ class Gpu:
                 self._look_at_links()
         return self._handle
 
-    def samples(self) -> tuple[list[int], list[int]] | None:
+    def samples(self) -> tuple[list[int], list[float]] | None:
         """Power since the last time: stamps in microseconds of the driver's clock and mW; None where there is none."""
         if not self._samples or self._handle is None:
             return None
         if self._sampled_in_vain > SAMPLES_EMPTY_MAX:
             self._sampled_at = 0  # the driver's clock may have been set back
         try:
-            kind, found = self._made(
-                SAMPLES, n.nvmlDeviceGetSamples, self._handle, plan.POWER_SAMPLES, self._sampled_at
-            )
-        except n.NVMLError as error:
+            stamps, powers = self._made(SAMPLES, self._buffer.ask, self._handle, self._sampled_at)
+        except (n.NVMLError, AttributeError) as error:
             self._samples = code_of(error) not in UNKNOWN_FIELD
             self._sampled_in_vain += 1
             return None
-        value = _TYPES[kind] if kind < len(_TYPES) else "uiVal"
-        stamps = [_read(one, "timeStamp") for one in found]
-        powers = [getattr(_read(one, "sampleValue"), value) for one in found]
         self._sampled_in_vain = 0 if stamps else self._sampled_in_vain + 1
         self._sampled_at = max(stamps, default=self._sampled_at)
         return stamps, powers
@@ -140,10 +151,16 @@ class Gpu:
         self, handle: Any, due: list[plan.Call], periods: Collection[str], leave: Collection[str], rows: list[Row]
     ) -> None:
         slow = plan.SLOW in periods
-        values = self._fields(handle, [call for call in due if FIELDS not in leave and self._asks_fields(call)])
-        for index, call in enumerate(due):
+        values: Found = {}
+        calls = due
+        if FIELDS not in leave:
+            batch = self._batch(tuple(periods), due)
+            values, changed = self._fields(handle, batch, slow)
+            calls = [*batch.calls, *changed]
+        for index, call in enumerate(calls):
             if self._codes & GONE:
-                self._unreadable(due[index:], rows)
+                steady = [] if FIELDS in leave or changed else [one[0] for one in batch.steady]
+                self._unreadable([*calls[index:], *steady], rows)
                 return
             values_of_call = values.get(call)
             if values_of_call is not None and values_of_call[0] == 0:
@@ -153,32 +170,66 @@ class Gpu:
             else:
                 self._by_function(handle, call, leave, slow, rows)
 
-    def _asks_fields(self, call: plan.Call) -> bool:
-        way = self._way.get(call, 0)
-        return way < len(call.ways) and isinstance(call.ways[way], plan.Fields)
+    def _batch(self, periods: tuple[str, ...], due: list[plan.Call]) -> _Batch:
+        found = self._batches.get(periods)
+        if found is not None:
+            return found
+        ids: list[tuple[int, int]] = []
+        asked: list[tuple[plan.Call, plan.Fields, int]] = []
+        steady: list[tuple[plan.Call, plan.Fields, int]] = []
+        for group, wanted in ((asked, False), (steady, True)):
+            steady_from = len(ids)
+            for call in due:
+                way = call.ways[self._way.get(call, 0)] if self._way.get(call, 0) < len(call.ways) else None
+                if isinstance(way, plan.Fields) and call.steady is wanted:
+                    group.append((call, way, len(ids)))
+                    ids += way.ids
+        mine = {one[0] for one in steady}
+        calls = [call for call in due if call not in mine]
+        fields = buffers.Fields(ids) if ids else None
+        made = self._batches[periods] = _Batch(fields, tuple(asked), tuple(steady), calls, steady_from)
+        return made
 
-    def _fields(self, handle: Any, calls: list[plan.Call]) -> dict[plan.Call, tuple[int, plan.Values]]:
-        """For each call the first code that is not 0, and the values. One call of the driver for all."""
-        asked = [call.ways[self._way.get(call, 0)] for call in calls]
-        ids = [one for way in asked if isinstance(way, plan.Fields) for one in way.ids]
-        if not ids:
-            return {}
+    def _fields(self, handle: Any, batch: _Batch, slow: bool) -> tuple[Found, list[plan.Call]]:
+        """What was answered, and those of the steady calls that may be other than they were told last. One call of the
+        driver for all.
+        """
+        fields = batch.fields
+        if fields is None:
+            return {}, []
         try:
-            answered = self._made(FIELDS, n.nvmlDeviceGetFieldValues, handle, ids)
+            self._made(FIELDS, fields.ask, handle)
         except (n.NVMLError, AttributeError) as error:
             code = self._noted(code_of(error))
-            return dict.fromkeys(calls, (code, ()))
-        found: dict[plan.Call, tuple[int, plan.Values]] = {}
-        at = 0
-        for call, way in zip(calls, asked, strict=True):
-            assert isinstance(way, plan.Fields)
-            mine = answered[at : at + len(way.ids)]
-            at += len(way.ids)
-            codes = [code for one in mine if (code := _read(one, "nvmlReturn"))]
-            if codes and codes[0] not in UNKNOWN_FIELD:
-                self._noted(codes[0])
-            found[call] = (codes[0] if codes else 0, tuple(_value(one, way) for one in mine))
-        return found
+            return dict.fromkeys(batch.by_fields, (code, ())), [one[0] for one in batch.steady]
+        found = {call: self._field(fields, way, start) for call, way, start in batch.asked}
+        codes, raw = fields.codes[batch.steady_from :], fields.raw[batch.steady_from :]
+        now = (batch.steady, codes, raw)
+        if now == self._steady and not slow:
+            return found, []
+        self._steady = () if any(codes) else now
+        for call, way, start in batch.steady:
+            found[call] = self._field(fields, way, start)
+        return found, [one[0] for one in batch.steady]
+
+    def _field(self, fields: buffers.Fields, way: plan.Fields, start: int) -> tuple[int, plan.Values]:
+        places = range(start, start + len(way.ids))
+        code = next((fields.codes[place] for place in places if fields.codes[place]), 0)
+        if code:
+            if code not in UNKNOWN_FIELD:
+                self._noted(code)
+            return code, ()
+        values = map(fields.number, places)
+        return 0, tuple(map(bool, values) if way.flag else [plan.known(value, way.scale) for value in values])
+
+    def _forget_ways(self) -> None:
+        self._way.clear()
+        self._batches.clear()
+
+    def _take_way(self, call: plan.Call, number: int) -> None:
+        if self._way.get(call, 0) != number:
+            self._way[call] = number
+            self._batches.clear()
 
     def _by_function(self, handle: Any, call: plan.Call, leave: Collection[str], slow: bool, rows: list[Row]) -> None:
         """The first function that this board has; whichever answers is used from then on."""
@@ -198,13 +249,13 @@ class Gpu:
                 self._failed(call, self._noted(code), rows)
                 return
             if not left:
-                self._way[call] = number
+                self._take_way(call, number)
             self._tell(call, values, slow, rows)
             return
         if left:
             self._unreadable([call], rows, why=f"{left} is left alone: it did not come back")
             return
-        self._way[call] = len(call.ways)
+        self._take_way(call, len(call.ways))
         if slow or first < len(call.ways):
             rows += [[call.part, name, None, "unsupported", ""] for name in call.names]
 
@@ -231,6 +282,7 @@ class Gpu:
     def _unreadable(self, calls: list[plan.Call], rows: list[Row], code: int = 0, why: str = "") -> None:
         code = code or min(self._codes, default=0)
         why = why or f"NVML answers {code}: {explained(code)}"
+        self._steady = ()  # one of these may be among them
         for call in calls:
             self._told.pop(call, None)
             rows += [[call.part, name, None, "unreadable", why] for name in call.names]
@@ -249,7 +301,7 @@ class Gpu:
         if len(calls) != len(self._calls):
             self._calls = calls
             self._due.clear()
-            self._way.clear()
+            self._forget_ways()
 
     def _answers(self, function: str, make: Callable[..., Any], *arguments: Any) -> bool:
         return self._call(function, make, self._handle, *arguments) is not None
@@ -279,11 +331,3 @@ def explained(code: int) -> str:
 
 def _by_index(index: int) -> Any:
     return n.nvmlDeviceGetHandleByIndex(index)
-
-
-def _value(field: Any, way: plan.Fields) -> plan.Value:
-    kind = _read(field, "valueType")
-    number = getattr(_read(field, "value"), _TYPES[kind] if kind < len(_TYPES) else "ullVal")
-    if way.flag:
-        return bool(number)
-    return plan.known(number, way.scale)

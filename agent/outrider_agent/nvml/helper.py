@@ -6,11 +6,12 @@ another could not find out again, so it may be killed at any moment.
 
 A thread waits for the agent's end of the lifeline to close and ends the process at once, also out of a call that hangs.
 (The kernel's death signal would come at the end of the thread that started the helper, not of the agent.)
+
+Two of these run beside every agent, so little is imported: argparse, dataclasses and pathlib alone are 3 MiB.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import json
@@ -18,8 +19,8 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any, Final
 
 import pynvml as n
@@ -32,25 +33,23 @@ REQUEST_BYTES_MAX: Final = 65_536
 RESIDENT_BYTES_MAX: Final = 128 * 1024 * 1024  # a helper that grows beyond it makes room for a new one
 GPUS_MAX: Final = 64
 Message = dict[str, Any]
+_encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def main() -> int:
-    """Serve until the agent hangs up. Exit status 0 is an end in order."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--socket", type=int, required=True)
-    parser.add_argument("--call", type=int, required=True)
-    parser.add_argument("--lifeline", type=int, required=True)
-    parser.add_argument("--events", action="store_true")
-    parser.add_argument("--library", type=Path)
-    options = parser.parse_args()
-    threading.Thread(target=_die_with_the_agent, args=(options.lifeline,), daemon=True).start()
-    with socket.socket(fileno=options.socket) as door:
+    """Serve until the agent hangs up. Exit status 0 is an end in order. Words: descriptors of the socket, of the memory
+    for calls and of the lifeline, ``read`` or ``events``, and the library if one was named.
+    """
+    door_, call, lifeline = map(int, sys.argv[1:4])
+    events, library = sys.argv[4] == "events", sys.argv[5] if len(sys.argv) > 5 else None
+    threading.Thread(target=_die_with_the_agent, args=(lifeline,), daemon=True).start()
+    with socket.socket(fileno=door_) as door:
         link = Link(door)
         begin = link.hear()
-        helper = Helper(link, announce.Announcer(options.call), options.library)
+        helper = Helper(link, announce.Announcer(call), library)
         if begin is None or not helper.begin(begin):
             return 0
-        if options.events:
+        if events:
             event_wait.run(helper.gpus, helper.announcer, link.say)
         else:
             helper.serve()
@@ -71,7 +70,7 @@ class Link:
     def say(self, message: Message) -> None:
         """Answer. An agent that has gone ends this process."""
         try:
-            self._door.send(json.dumps(message, separators=(",", ":")).encode())
+            self._door.send(_encode(message).encode())
         except (BrokenPipeError, ConnectionResetError):
             os._exit(0)
 
@@ -79,7 +78,7 @@ class Link:
 class Helper:
     """One nvmlInit and what is read under it."""
 
-    def __init__(self, link: Link, announcer: announce.Announcer, library: Path | None) -> None:
+    def __init__(self, link: Link, announcer: announce.Announcer, library: str | None) -> None:
         self.announcer = announcer
         self.gpus: dict[int, gpu.Gpu] = {}
         self._link = link
@@ -115,7 +114,7 @@ class Helper:
     def serve(self) -> None:
         """Answer questions."""
         while (question := self._link.hear()) is not None:
-            number, periods = question["n"], question["periods"]
+            begun, number, periods = time.monotonic(), question["n"], question["periods"]
             leave = {int(which): functions for which, functions in question["leave"].items()}
             try:
                 for which, pci in question["gpus"]:
@@ -125,7 +124,7 @@ class Helper:
             except gpu.Again as error:
                 self._link.say({"n": number, "again": error.code, "error": str(error)})
                 return
-            self._link.say({"n": number, "done": True, **node})
+            self._link.say({"n": number, "done": True, "took_s": time.monotonic() - begun, **node})
             if plan.SLOW in periods and _resident() > RESIDENT_BYTES_MAX:
                 return
 
@@ -203,11 +202,11 @@ class Helper:
             return None
 
 
-def _load(path: Path | None) -> ctypes.CDLL:
+def _load(path: str | None) -> ctypes.CDLL:
     """The driver's library, as pynvml is going to find it. Raises OSError."""
     if path is None:
         return ctypes.CDLL(SONAME)
-    given = ctypes.CDLL(str(path))
+    given = ctypes.CDLL(path)
     with contextlib.suppress(OSError):
         if ctypes.CDLL(SONAME)._handle == given._handle:
             return given
@@ -215,7 +214,8 @@ def _load(path: Path | None) -> ctypes.CDLL:
 
 
 def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _die_with_the_agent(lifeline: int) -> None:

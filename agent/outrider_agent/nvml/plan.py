@@ -8,9 +8,9 @@ pynvml lack the newer names. Nothing here calls NVML when it is imported.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pynvml as n
 
@@ -27,16 +27,14 @@ Value = float | str | bool | None
 Values = tuple[Value, ...]
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """One NVML function; ``read`` takes the handle and gives one value for each name, None for "not on this board"."""
 
     function: str
     read: Callable[[Any], Values]
 
 
-@dataclass(frozen=True)
-class Fields:
+class Fields(NamedTuple):
     """Values of nvmlDeviceGetFieldValues: (field, scope), what to multiply by, or that they are flags."""
 
     ids: tuple[tuple[int, int], ...]
@@ -44,17 +42,18 @@ class Fields:
     flag: bool = False
 
 
-@dataclass(frozen=True, eq=False)  # known by itself, so that looking one up costs next to nothing
-class Call:
+class Call:  # known by itself, so that looking one up costs next to nothing
     """Readings that belong together. ``part``: "" or the link, as in gpu0/link3. ``steady``: told when it changes and
     in every slow round, which is often enough for what is read each second and hardly ever differs.
     """
 
-    period: str
-    names: tuple[str, ...]
-    ways: tuple[Way | Fields, ...]
-    part: str = ""
-    steady: bool = False
+    __slots__ = ("names", "part", "period", "steady", "ways")
+
+    def __init__(
+        self, period: str, names: tuple[str, ...], ways: tuple[Way | Fields, ...], part: str = "", steady: bool = False
+    ) -> None:
+        self.period, self.names, self.ways = period, names, ways
+        self.part, self.steady = part, steady
 
 
 def of_gpu() -> tuple[Call, ...]:
@@ -94,8 +93,10 @@ def _one(function: str, *arguments: Any, scale: float = 1, flag: bool = False) -
 
 
 def known(number: float, scale: float = 1) -> float | None:
-    """A number, or None for what NVML writes where it has none: all bits set."""
-    return None if number in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF) else number * scale
+    """A number, or None for what NVML writes where it has none: all bits set. A fraction that is none is none as well,
+    because JSON has no way to say it.
+    """
+    return None if number in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF) or not math.isfinite(number) else number * scale
 
 
 def _fields(period: str, name: str, field: int, *older: Way, scale: float = 1, flag: bool = False) -> Call:

@@ -6,7 +6,8 @@ is kept in the books of its owner: ``ended`` says when the kernel has let go of 
 
 from __future__ import annotations
 
-import json
+import functools
+import importlib.util
 import os
 import select
 import signal
@@ -18,12 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from outrider_agent.nvml import announce
 
 PACKET_BYTES_MAX: Final = 1024 * 1024
 LOOK_GAP_MAX_S: Final = (
     2.0  # of silence that one look may count: what is more is our own, of a machine that stood still
 )
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 MODULE: Final = "outrider_agent.nvml.helper"
 Message = dict[str, Any]
 Kill = Callable[[int], None]
@@ -78,12 +82,14 @@ class Helper:
         self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         lifeline, self._lifeline = os.pipe()
         inherited = (theirs.fileno(), self._listener.descriptor, lifeline)
-        words = [sys.executable, "-P", "-s", "-m", MODULE]
-        words += [f"--socket={inherited[0]}", f"--call={inherited[1]}", f"--lifeline={inherited[2]}"]
-        words += ["--events"] * events + ([f"--library={library}"] if library is not None else [])
+        words = [sys.executable, "-S", "-P", "-s", "-m", MODULE, *map(str, inherited), "events" if events else "read"]
+        words += [str(library)] if library is not None else []
+        environment = os.environ | {"PYTHONPATH": _places()}
         silent = subprocess.DEVNULL  # what it has to say comes through the socket
         try:
-            self._process = subprocess.Popen(words, pass_fds=inherited, stdin=silent, stdout=silent, stderr=silent)
+            self._process = subprocess.Popen(
+                words, pass_fds=inherited, stdin=silent, stdout=silent, stderr=silent, env=environment
+            )
         finally:
             theirs.close()
             os.close(lifeline)
@@ -105,7 +111,7 @@ class Helper:
         """Ask. One that has gone is noticed when it is heard."""
         self._silence.heard(time.monotonic())
         try:
-            self._door.send(json.dumps(message, separators=(",", ":")).encode(), socket.MSG_DONTWAIT)
+            self._door.send(msgspec.json.encode(message), socket.MSG_DONTWAIT)
         except OSError:
             pass
 
@@ -122,7 +128,10 @@ class Helper:
         if not packet:
             raise Ended(f"the NVML helper {self.pid} {self._how()}")
         self._silence.heard(time.monotonic())
-        message: Message = json.loads(packet)
+        try:
+            message: Message = _decode(packet)
+        except msgspec.DecodeError as error:
+            raise Ended(f"the NVML helper {self.pid} said what is no message: {error}") from error
         return message
 
     def call(self) -> announce.Call | None:
@@ -179,6 +188,16 @@ class Helper:
         except subprocess.TimeoutExpired:
             return "hung up"
         return f"died of signal {-status}" if status < 0 else f"ended with exit status {status}"
+
+
+@functools.cache
+def _places() -> str:
+    """Where a helper finds its modules, as it starts without site and without the working directory: where we and
+    pynvml lie.
+    """
+    found = importlib.util.find_spec("pynvml")
+    theirs = [str(Path(found.origin).parent)] if found is not None and found.origin is not None else []
+    return os.pathsep.join(dict.fromkeys([str(Path(__file__).parents[2]), *theirs]))
 
 
 def _state(pid: int) -> tuple[str, int]:

@@ -27,6 +27,7 @@ from outrider_analysis.flight_recorder import status
 log = logging.getLogger(__name__)
 
 ASK_S: Final = 2.0
+LOOK_S: Final = 0.5  # how often it is looked whether somebody may be asked
 QUIET_S: Final = 5.0
 ANSWER_WITHIN_S: Final = 2.0
 COST_SHARE_MAX: Final = 0.05
@@ -47,10 +48,11 @@ class Asker:
         self.answered = 0
 
     async def run(self) -> None:
-        """Ask for ever."""
+        """Ask for ever, while there is a job."""
         while True:
+            await self._keepers.some()
             await self.look()
-            await self._clock.sleep(ASK_S / 5)
+            await self._clock.sleep(LOOK_S)
 
     async def look(self) -> None:
         """Ask one rank of every job of this node that is quiet and may be asked again."""

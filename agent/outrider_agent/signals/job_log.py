@@ -138,8 +138,9 @@ class Follower:
         self.skipped = 0
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Look for ever, while there is a job."""
         while True:
+            await self._keepers.some()
             await self.look()
             await self._clock.sleep(LOOK_S)
 

@@ -10,6 +10,7 @@ the place of the first, and its phases begin anew.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from typing import Final
@@ -125,14 +126,18 @@ class Power:
 
     def _align(self, until: float) -> None:
         """Count the points that are old enough for their phase to be known."""
-        points = list(self._meter.points)
-        fresh = [point for point in points if self._aligned_to < point.at <= until]
+        if self._job is None:
+            self._aligned_to = max(self._aligned_to, until)
+            return
+        since = self._aligned_to - 1.0 - power.STEP_S
+        newest_first = itertools.takewhile(lambda point: point.at >= since, reversed(self._meter.points))
+        points = [point for point in newest_first if point.at <= until][::-1]
+        fresh = [point for point in points if point.at > self._aligned_to]
         if not fresh:
             return
         before = [point for point in points if fresh[0].at - 1.0 - power.STEP_S <= point.at < fresh[0].at]
         self._aligned_to = fresh[-1].at
-        if self._job is not None:
-            self._phases.take(fresh, before)
+        self._phases.take(fresh, before)
 
 
 def _reading(device: str, name: str, value: float | None) -> readings.Reading:
