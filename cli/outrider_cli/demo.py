@@ -30,6 +30,7 @@ from outrider_cli import (
     demo_injector,
     demo_job,
     demo_page,
+    demo_worlds,
     errors,
     parsing,
     run,
@@ -56,6 +57,7 @@ examples:
   outrider demo --mesh dp=2,pp=2,cp=2,tp=2        all four axes, 16 ranks
   outrider demo --faults none --headless          no faults; those from outside are healed all the same
   outrider demo --faults kill --json report.json
+  outrider demo --faults gpu-lost,power-brake     on simulated GPUs (needs a C compiler)
 
 While it runs, `outrider status --state DIR` and `outrider incidents --state DIR` show it; DIR is said at the start.
 exit status: 0 completed with equal bits, 1 completed otherwise, 2 it could not be done
@@ -92,8 +94,8 @@ def add_to(commands: Any) -> None:
     add(
         "--faults",
         metavar="LIST|none",
-        help=f"each is injected once (default {','.join(vocabulary.DEMO_FAULTS_READY)}, as many as the steps have room "
-        "for)",
+        help=f"each is injected once (default {','.join(vocabulary.DEMO_FAULTS_PLAIN)}, as many as the steps have room "
+        f"for; on simulated GPUs also {','.join(vocabulary.DEMO_FAULTS_SIMULATED)})",
     )
     add(
         "--seed",
@@ -151,7 +153,11 @@ def demo(options: argparse.Namespace) -> int:
     plan = parts.Plan(spec=_spec(job, options.nodes, state, peak), state=state, spares=SPARES, shown=())
     _clear_what_is_over(plan)
     folder = state / FOLDER
-    injector = demo_injector.Injector(faults, folder / "checkpoints", folder / demo_job.FAULTS)
+    worlds = _worlds(faults, plan, folder)
+    if worlds is not None:
+        given = {host.node: tuple(worlds.options(host.node)) for host in plan.hosts()}
+        plan = dataclasses.replace(plan, agent_options=given)
+    injector = demo_injector.Injector(faults, folder / "checkpoints", folder / demo_job.FAULTS, worlds)
     this = _Demo(options, job, state, peak, injector)
     under = parts.Supervision(plan, this.follow, this.end)
     _introduce(under, this)
@@ -165,12 +171,20 @@ def demo(options: argparse.Namespace) -> int:
 
 def _faults(options: argparse.Namespace, job: demo_job.DemoJob) -> list[demo_faults.Fault]:
     """The plan; without --faults as many kinds as find room, which is said."""
-    kinds = vocabulary.DEMO_FAULTS_READY if options.faults is None else demo_faults.parse(options.faults)
+    kinds = vocabulary.DEMO_FAULTS_PLAIN if options.faults is None else demo_faults.parse(options.faults)
     fitting = demo_faults.fitting(kinds, job.steps, job.checkpoint_every)
     if options.faults is None and fitting and len(fitting) < len(kinds):
         print(f"outrider: {job.steps} steps have room for {len(fitting)} faults: {', '.join(fitting)}", file=sys.stderr)
         kinds = fitting
     return demo_faults.plan(kinds, job.seed, job.steps, job.checkpoint_every, job.mesh.world_size)
+
+
+def _worlds(faults: list[demo_faults.Fault], plan: supervision.Plan, folder: Path) -> demo_worlds.Worlds | None:
+    """Simulated hardware for every host, where a fault asks for it."""
+    if not any(fault.kind in demo_worlds.FAULTS for fault in faults):
+        return None
+    hosts = plan.hosts()
+    return demo_worlds.Worlds(folder / "worlds", [host.node for host in hosts], hosts[0].slots)
 
 
 def _job(options: argparse.Namespace) -> demo_job.DemoJob:

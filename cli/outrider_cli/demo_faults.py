@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +13,8 @@ from outrider_cli import errors, parsing
 
 STEPS_AFTER_MIN: Final = 2  # steps between the last fault and the end, so that coming back can be seen
 STEPS_PER_FAULT_MIN: Final = 3
+# Simulated hardware is found by looking at it every second, and left at the next checkpoint; then it is mended.
+STEPS_PER_HARDWARE_FAULT: Final = 24
 BEFORE_IT_WAS_VERIFIED: Final = 0.3  # share of the damaged checkpoints that nobody had looked at before
 WORDS: Final = {
     "kill": "SIGKILL of rank {rank}",
@@ -20,6 +23,11 @@ WORDS: Final = {
     "corrupt": "256 bytes of the newest checkpoint flipped, then SIGKILL of rank {rank}",
     "node": "SIGKILL of the whole simulated host of rank {rank}: agent, keeper and ranks",
     "nan": "the loss turns NaN at the next step",
+    "gpu-lost": "simulated: the GPU of rank {rank} falls off the bus (Xid 79), and the rank fails with a CUDA error",
+    "xid": "simulated: the GPU of rank {rank} reports Xid 119 (GSP time-out), and the rank fails with a CUDA error",
+    "thermal": "simulated: the GPU of rank {rank} is at 93 C; the job trains on",
+    "power-brake": "simulated: the power supply slows down the GPU of rank {rank}; the job trains on",
+    "ecc": "simulated: uncorrectable memory error (Xid 48) on the GPU of rank {rank}, which fails with a CUDA error",
 }
 
 
@@ -62,8 +70,19 @@ def parse(text: str) -> tuple[str, ...]:
 
 def fitting(kinds: tuple[str, ...], steps: int, checkpoint_every: int) -> tuple[str, ...]:
     """As many of the kinds, from the first on, as find room in so few steps."""
-    room = (steps - STEPS_AFTER_MIN - checkpoint_every - 1) // STEPS_PER_FAULT_MIN
-    return kinds[: max(0, room)]
+    room = steps - STEPS_AFTER_MIN - checkpoint_every - 1
+    needed = list(itertools.accumulate(map(_width, kinds)))
+    return tuple(kind for kind, until in zip(kinds, needed, strict=True) if until <= room)
+
+
+def _latest(kind: str) -> float:
+    """Share of its steps by which a fault strikes: what hardware does is seen some seconds later."""
+    return 0.2 if kind in vocabulary.DEMO_FAULTS_SIMULATED else 0.8
+
+
+def _width(kind: str) -> int:
+    """Steps that a fault takes at least, until the job is well again."""
+    return STEPS_PER_HARDWARE_FAULT if kind in vocabulary.DEMO_FAULTS_SIMULATED else STEPS_PER_FAULT_MIN
 
 
 def plan(kinds: tuple[str, ...], seed: int, steps: int, checkpoint_every: int, world_size: int) -> list[Fault]:
@@ -71,13 +90,14 @@ def plan(kinds: tuple[str, ...], seed: int, steps: int, checkpoint_every: int, w
     chance = random.Random(f"outrider demo {seed}")
     first, last = checkpoint_every + 1, steps - STEPS_AFTER_MIN
     if len(fitting(kinds, steps, checkpoint_every)) < len(kinds):
-        needed = checkpoint_every + 1 + STEPS_AFTER_MIN + STEPS_PER_FAULT_MIN * len(kinds)
+        needed = checkpoint_every + 1 + STEPS_AFTER_MIN + sum(map(_width, kinds))
         raise errors.CommandError(f"--steps {steps}: is too few for {len(kinds)} faults; give at least {needed}")
-    width = (last - first) / max(1, len(kinds))
+    share = (last - first) / max(1, sum(map(_width, kinds)))
+    begins = list(itertools.accumulate(map(_width, kinds), initial=0))
     faults = [
         Fault(
             kind=kind,
-            step=int(first + width * (place + chance.uniform(0.1, 0.8))),
+            step=int(first + share * (begins[place] + _width(kind) * chance.uniform(0.1, _latest(kind)))),
             rank=chance.randrange(world_size),
             delay_s=chance.uniform(0.0, 0.3),
             early=chance.random() < BEFORE_IT_WAS_VERIFIED,

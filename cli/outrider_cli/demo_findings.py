@@ -10,6 +10,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any, Final
 
+from outrider import vocabulary
 from outrider_cli import views
 
 # The causes that are right for each fault. A rank that is killed while a checkpoint is damaged was killed.
@@ -20,7 +21,15 @@ CAUSES: Final = {
     "corrupt": ("rank-killed",),
     "node": ("node-lost",),
     "nan": ("loss-nan",),
+    "gpu-lost": ("gpu-lost",),
+    "xid": ("gpu-processor",),
+    "thermal": ("gpu-overheating",),
+    "power-brake": ("power-brake",),
+    "ecc": ("gpu-memory",),
 }
+
+# What slows the job down and breaks nothing: it is left at the next checkpoint, which is a planned incident.
+LEFT_AT_A_CHECKPOINT: Final = frozenset({"thermal", "power-brake"})
 
 Json = dict[str, Any]
 
@@ -65,7 +74,9 @@ def _led_to(fault: Json, until: float, one: Json) -> bool:
     ended = _seconds(one["closed_at"]) if one["closed_at"] else float("inf")
     attempt = one["attempt_before"] in (None, fault["attempt"])
     interrupted = one["action"] != "watch"
-    return interrupted and not one["planned"] and attempt and ended > fault["at"] and _seconds(one["opened_at"]) < until
+    planned = one["planned"] == (fault["fault"] in LEFT_AT_A_CHECKPOINT)
+    since = ended > fault["at"] and _seconds(one["opened_at"]) < until
+    return bool(interrupted and planned and attempt and since)
 
 
 def _verdict(fault: Json, one: Json | None) -> Json:
@@ -73,7 +84,9 @@ def _verdict(fault: Json, one: Json | None) -> Json:
         return {"incident": None, "cause": None, "cause_right": False, "named": False, "back_s": None}
     hit, suspects = fault["fault"], one["suspects"]
     named: bool | None = suspects["ranks"] == [fault["rank"]]
-    if hit == "node":
+    if hit in vocabulary.DEMO_FAULTS_SIMULATED:
+        named = named and suspects["nodes"] == [fault["node"]]
+    elif hit == "node":
         named = suspects["nodes"] == [fault["node"]]
     elif hit == "nan":
         named = None  # the loss is the sum over all ranks

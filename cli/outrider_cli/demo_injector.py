@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from outrider_cli import demo_faults, processes
+from outrider_cli import demo_faults, demo_worlds, processes
 
 if TYPE_CHECKING:
     from outrider_cli import supervision
@@ -37,14 +37,18 @@ class Injector:
     faults: list[demo_faults.Fault]
     checkpoints: Path
     told: Path
+    worlds: demo_worlds.Worlds | None = None
     injected: list[Json] = field(default_factory=list)
     _due_at: float | None = None
     _attempt: int = -1  # the one that the last fault struck
     _newest: Path | None = None  # when the present fault became due
+    _broken: str = ""  # node whose simulated hardware is to be mended once the job has left it
 
     async def __call__(self, under: supervision.Supervision, status: Json) -> None:
         """Called with every status."""
         if not self.faults or status["state"] != "training" or status["open_incident"]:
+            return
+        if not self._sound(under, status):
             return
         fault = self.faults[0]
         if status["attempt"] == self._attempt or status["step"] is None or status["step"] < fault.step:
@@ -58,6 +62,19 @@ class Injector:
             if target["pid"] is not None and processes.alive(target["pid"]):  # else its first mark is on its way
                 self._inject(under, fault, status, target)
 
+    def _sound(self, under: supervision.Supervision, status: Json) -> bool:
+        """Whether all simulated hardware is well; what the job has left is mended first."""
+        if self.worlds is None:
+            return True
+        states = {node["node"]: node["state"] for node in status["nodes"]}
+        if self._broken and status["attempt"] != self._attempt:
+            under.say(f"{self._broken} is mended and booted anew (simulated)")
+            self.worlds.repair(self._broken)
+            under.cluster.boot(self._broken)
+            self._broken = ""
+            return False
+        return not self._broken and not {"suspect", "cordoned"} & set(states.values())
+
     def _inject(self, under: supervision.Supervision, fault: demo_faults.Fault, status: Json, target: Json) -> None:
         done: Json | None = {}
         at = time.time()
@@ -65,6 +82,8 @@ class Injector:
             done = self._corrupt(under, fault)
         elif fault.kind in ("spin", "nan"):
             tell(self.told, f"spin.{fault.rank}" if fault.kind == "spin" else "nan", "step")
+        elif self.worlds is not None and fault.kind in demo_worlds.FAULTS:
+            self._break(self.worlds, fault, target)
         if done is None:
             return  # the checkpoint that it wants is not there yet
         if fault.kind == "node":
@@ -79,6 +98,13 @@ class Injector:
         under.say(f"FAULT {fault.kind} after step {status['step']}: {words} ({target['node']}, pid {target['pid']})")
         found = {"fault": fault.kind, "at": at, "step": status["step"], "attempt": status["attempt"], **done}
         self.injected.append(found | {key: target[key] for key in ("rank", "node", "pid")})
+
+    def _break(self, worlds: demo_worlds.Worlds, fault: demo_faults.Fault, target: Json) -> None:
+        """Break the rank's GPU, and let the rank fail as a CUDA program does where it would."""
+        worlds.strike(fault.kind, target["node"], target["local_rank"])
+        self._broken = target["node"]
+        if fault.kind in demo_worlds.BREAKING:
+            tell(self.told, f"cuda.{fault.rank}", "step")
 
     def _corrupt(self, under: supervision.Supervision, fault: demo_faults.Fault) -> Json | None:
         """Damage the newest checkpoint: one that was verified before or, where the plan says so, one that is new."""
@@ -101,6 +127,8 @@ class Injector:
         """Faults that the job was told of struck when it took them; their times are put right, once it is over."""
         for fault in self.injected:
             name = {"spin": f"spin.{fault['rank']}", "nan": "nan"}.get(fault["fault"])
+            if fault["fault"] in demo_worlds.BREAKING:
+                name = f"cuda.{fault['rank']}"
             try:
                 about = json.loads((self.told / f"{name}.taken").read_text()) if name else {}
                 fault["at"], fault["step"] = about.get("at", fault["at"]), about.get("step", fault["step"])

@@ -42,6 +42,7 @@ class Host:
 
     node: str
     slots: int
+    options: tuple[str, ...] = ()  # what its agent is started with besides
 
 
 @dataclass
@@ -57,6 +58,7 @@ class _Watched:
     quick_deaths: int = 0
     agent_gone_at: float | None = None
     vanished_at: float | None = None
+    returns: bool = False  # it was taken away to be booted anew
     keepers: dict[int, int | None] = field(default_factory=dict)  # pid to start time, of those seen alive
 
     def agent_alive(self) -> bool:
@@ -120,6 +122,11 @@ class LocalCluster:
         self._has_vanished(watched)
         return victims
 
+    def boot(self, node: str) -> None:
+        """A host that holds no ranks is booted anew: it is away for a moment."""
+        self.vanish(node)
+        self._hosts[node].returns = True
+
     def living(self) -> list[str]:
         """Nodes whose agent runs."""
         return [node for node, watched in self._hosts.items() if watched.agent_alive()]
@@ -176,8 +183,9 @@ class LocalCluster:
         too_few = len(living) < self._needed
         # Where no host of the job is heard any more nobody can tell that it stands still; a host that returns does.
         nobody_left = not set(living) & set(self._placement() or living)
-        if (too_few or nobody_left) and time.monotonic() - watched.vanished_at >= RETURN_S:
+        if (too_few or nobody_left or watched.returns) and time.monotonic() - watched.vanished_at >= RETURN_S:
             why = "without it there are too few hosts" if too_few else "no other host has ranks of the job"
+            why = "it was mended" if watched.returns else why
             self._say(f"{watched.host.node} returns, booted anew: {why}")
             _boot_anew(watched.runtime)
             self._spawn(watched)
@@ -217,6 +225,7 @@ class LocalCluster:
         watched.ticks = processes.start_ticks(watched.child.pid)
         watched.started = time.monotonic()
         watched.agent_gone_at = watched.vanished_at = None
+        watched.returns = False
         watched.keepers = {}
 
     def _log(self, node: str) -> Path:
@@ -226,7 +235,7 @@ class LocalCluster:
 def _agent_options(state: Path, host: Host) -> list[str]:
     options = ["agent", "--supervise", "--node", host.node, "--state", str(state), "--slots", str(host.slots)]
     options += ["--address", "127.0.0.1", "--leave-idle-s", f"{LEAVE_IDLE_S:g}"]
-    return [*options, "--allow-root", "--simulated"]
+    return [*options, "--allow-root", "--simulated", *host.options]
 
 
 def keeper_pids(runtime: Path, job: str) -> list[int]:

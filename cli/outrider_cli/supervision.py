@@ -47,11 +47,14 @@ class Plan:
     runbooks: Path | None = None
     webhook: str = ""
     webhook_secret_file: Path | None = None
+    agent_options: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # by node
 
     def hosts(self) -> list[local_cluster.Host]:
         """The simulated hosts, spares last."""
         count = self.spec.nodes + self.spares
-        return [local_cluster.Host(f"n{index}", self.spec.ranks_per_node) for index in range(count)]
+        names = [f"n{index}" for index in range(count)]
+        each = self.spec.ranks_per_node
+        return [local_cluster.Host(name, each, self.agent_options.get(name, ())) for name in names]
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,17 @@ PHASES: Final = ("start", "load", "step", "checkpoint", "evaluation", "done")
 TRUST: Final = ("written", "complete", "hashed", "loadable", "survived")
 REJECTED: Final = "rejected"
 
-DEMO_FAULTS: Final = ("kill", "stop", "spin", "corrupt", "node", "nan")
+DEMO_FAULTS_PLAIN: Final = (
+    "kill",
+    "stop",
+    "spin",
+    "corrupt",
+    "node",
+    "nan",
+)  # what the demo does unless told otherwise
+# These break simulated hardware, which takes a C compiler.
+DEMO_FAULTS_SIMULATED: Final = ("gpu-lost", "xid", "thermal", "power-brake", "ecc")
+DEMO_FAULTS: Final = (*DEMO_FAULTS_PLAIN, *DEMO_FAULTS_SIMULATED)
 DEMO_FAULTS_READY: Final = DEMO_FAULTS  # those that this version injects and recovers from by itself: all of them
 
 # Component classes of Table 5 of "The Llama 3 Herd of Models" (arXiv:2407.21783).

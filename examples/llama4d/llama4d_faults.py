@@ -1,10 +1,11 @@
 """Faults and slowness on request: what a run was told to do badly, and what a file tells it while it runs.
 
 A file in `--faults-dir` is a fault for the process that finds it, once: `spin.<rank>` makes that rank loop in Python
-for ever, `stop.<rank>` makes it send itself SIGSTOP, and `nan` turns the loss of one step into NaN. What a `spin` or
-`stop` file holds is the point where it strikes (a word of POINTS; empty is the next one). Each rank looks whenever
-it passes a point, and always before the collectives that follow there, so that its peers are left waiting. A file
-that was acted on is renamed to end in `.taken` first: it is on the disk when and where, and no restart repeats it.
+for ever, `stop.<rank>` makes it send itself SIGSTOP, `cuda.<rank>` makes it fail as a program does whose GPU broke,
+and `nan` turns the loss of one step into NaN. What the other files hold is the point where it strikes (a word of
+POINTS; empty is the next one). Each rank looks whenever it passes a point, and always before the collectives that
+follow there, so that its peers are left waiting. A file that was acted on is renamed to end in `.taken` first: it is
+on the disk when and where, and no restart repeats it.
 """
 
 import contextlib
@@ -19,6 +20,13 @@ from typing import NoReturn
 from llama4d_mesh import Mesh
 from llama4d_options import POINTS, Options
 from llama4d_supervisor import Launch
+
+# The words of torch for a kernel that failed, with the word that this one did not.
+CUDA_ERROR = (
+    "CUDA error: unspecified launch failure (simulated)\n"
+    "CUDA kernel errors might be asynchronously reported at some other API call, "
+    "so the stacktrace below might be incorrect."
+)
 
 
 class Faults:
@@ -39,6 +47,8 @@ class Faults:
             _spin()
         if self._take(f"stop.{self._rank}", point, step):
             os.kill(os.getpid(), signal.SIGSTOP)
+        if self._take(f"cuda.{self._rank}", point, step):
+            raise RuntimeError(CUDA_ERROR)
         for slow in self._options.slow:
             if slow.point == point and slow.step in (None, step) and slow.rank in (None, self._rank):
                 time.sleep(slow.seconds)

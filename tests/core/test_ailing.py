@@ -181,12 +181,12 @@ def test_a_rank_that_dies_while_a_drain_waits_leaves_the_node_at_that_occasion()
 
 
 def test_no_more_nodes_are_drained_than_the_runbook_lets_out() -> None:
-    world = World(nodes=1, ranks_per_node=1, spares=8).submit().train(1, save_every=1)
-    for _ in range(6):
+    world = World(nodes=1, ranks_per_node=1, spares=12).submit().train(1, save_every=1)
+    for _ in range(10):
         hot(world, placement(world)[0]).train(world.step + 2, save_every=1)
         world.train(world.step + 1)
     drains = [row for row in world.of(records.Decided) if row.decision == "drain-at-checkpoint"]
-    assert len(drains) == 4
+    assert len(drains) == 8
     assert world.decision == "watch"
 
 

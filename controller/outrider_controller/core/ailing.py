@@ -30,6 +30,8 @@ from outrider_controller.core.diagnosis import hardware
 from outrider_controller.core.turn import Turn
 
 DRAIN: Final = "drain"  # timer, and what an incident of it wants
+LATER: Final = "later"  # timer
+LOOK_S: Final = 10.0  # what somebody should look at is told after this: it may be the beginning of more
 STAND_STEPS: Final = 3.0  # no step in the time of so many, and in STAND_S_MIN beyond a checkpoint's, is a standstill
 STAND_S_MIN: Final = 3.0
 
@@ -85,6 +87,12 @@ def consider(turn: Turn, name: str) -> None:
         job = turn.job(name)
         if not _running(job) or job.incident is not None:
             return
+        if job.drain is not None and job.drain.node == suspect.node:
+            continue  # it leaves that node already
+        told_at = suspect.item.since + LOOK_S
+        if suspect.weight == health.LOOK and turn.at < told_at:
+            turn.timer(name, LATER, told_at)
+            continue
         rule = turn.policy.rule(suspect.cause)
         leaves = rule.while_training == "drain-at-checkpoint" and suspect.weight != health.LOOK
         why_not = _why_no_drain(turn, name, suspect) if leaves else "its runbook says to watch"
@@ -181,8 +189,6 @@ def _untold(turn: Turn, name: str) -> list[hardware.Suspect]:
 def _why_no_drain(turn: Turn, name: str, suspect: hardware.Suspect) -> str:
     """Why the job cannot leave the node now; empty where it can."""
     job, rule = turn.job(name), turn.policy.rule(suspect.cause)
-    if job.drain is not None and job.drain.node == suspect.node:
-        return ""
     spare = placement.place(turn.state, job, frozenset({suspect.node}))
     if spare is None or any(health.tier(turn.state.nodes[node]) for node in set(spare) - set(_placed(job))):
         return "no sound spare is free to take its place"

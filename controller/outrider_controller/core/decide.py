@@ -228,6 +228,8 @@ def _timer_fired(turn: Turn, fact: records.TimerFired, before: states.State) -> 
         ailing.look_again(turn, fact)
     elif fact.timer == ailing.DRAIN:
         ailing.overdue(turn, fact)
+    elif fact.timer == ailing.LATER:
+        ailing.consider(turn, fact.job)
     elif job.incident is not None and job.incident.decision is None and not job.incident.planned:
         if fact.timer == incidents.SETTLE and not incidents.acting(job):
             incidents.conclude(turn, fact.job)
