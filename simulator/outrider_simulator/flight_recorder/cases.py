@@ -92,20 +92,27 @@ def write(case: Case, folder: Path) -> None:
     """Files `rank_<N>` in `folder/dumps`, with the time of the dump as theirs, and `folder/truth.json`."""
     place = folder / "dumps"
     place.mkdir(parents=True, exist_ok=True)
-    for rank, written in case.dumps():
-        path = place / f"{PREFIX}{rank}"
-        path.write_bytes(written)
-        settled = min(case.at[rank], max(other.time for other in case.run.ranks) + 600.0)
-        os.utime(path, ns=(0, START_NS + int(settled * 1e9)))
+    late = max(rank.time for rank in case.run.ranks) + 600.0
+    with execute.no_collector():
+        for rank, written in case.dumps():
+            path = place / f"{PREFIX}{rank}"
+            path.write_bytes(written)
+            os.utime(path, ns=(0, START_NS + int(min(case.at[rank], late) * 1e9)))
     (folder / "truth.json").write_text(json.dumps(case.document()))
 
 
-def make(seed: int, ranks_max: int = 1024, name: str = "", settings: entries.Settings | None = None) -> Case:
-    """The case of a seed. ``name`` picks the fault (one of NAMES), ``settings`` how all ranks record."""
+def make(
+    seed: int, ranks_max: int = 1024, name: str = "", settings: entries.Settings | None = None, mesh: str = ""
+) -> Case:
+    """The case of a seed. ``name`` picks the fault (one of NAMES), ``settings`` how all ranks record.
+
+    ``mesh`` (such as ``dp=2,pp=2,cp=1,tp=2``) is drawn when it is empty. Raises ValueError where no job of up to
+    ``ranks_max`` ranks, or of this mesh, can have the fault.
+    """
     chance = random.Random(seed)
     name = name or chance.choice(NAMES)
     for _ in range(_TRIES):
-        job, plan = _job(chance, ranks_max)
+        job, plan = _job(chance, mesh or _mesh(chance, ranks_max))
         made = _attempt(name, job, plan)
         if made is not None:
             run, truth = made
@@ -117,8 +124,8 @@ def make(seed: int, ranks_max: int = 1024, name: str = "", settings: entries.Set
     raise ValueError(f"no job for the fault {name!r} in {_TRIES} tries of seed {seed} with at most {ranks_max} ranks")
 
 
-def _job(chance: random.Random, ranks_max: int) -> tuple[faults.Job, execute.Plan]:
-    """A mesh of 16 to ``ranks_max`` ranks, small ones more often, and how the job on it is written."""
+def _mesh(chance: random.Random, ranks_max: int) -> str:
+    """A mesh of 16 to ``ranks_max`` ranks, small ones more often, in any order of its axes."""
     while True:
         sizes = {
             "pp": chance.choice((1, 2, 2, 3, 4, 4, 8, 16)),
@@ -130,12 +137,16 @@ def _job(chance: random.Random, ranks_max: int) -> tuple[faults.Job, execute.Pla
         if 16 <= world <= ranks_max and chance.random() < max(0.15, 64 / world):
             break
     order = chance.choice((["dp", "pp", "cp", "tp"], ["pp", "dp", "cp", "tp"], chance.sample(sorted(sizes), 4)))
-    mesh = ",".join(f"{axis}={sizes[axis]}" for axis in order)
+    return ",".join(f"{axis}={sizes[axis]}" for axis in order)
+
+
+def _job(chance: random.Random, mesh: str) -> tuple[faults.Job, execute.Plan]:
+    """How the job on a mesh is written and made."""
     naming, words = chance.choice(layouts.NAMINGS), chance.choice(("mesh", "mesh", "megatron", "undefined"))
     layout = layouts.lay_out(mesh, naming, words, chance.random() < 0.7, chance.choice((4, 8)))
     shape = program.Shape(
         layers=chance.choice((1, 1, 2)),
-        microbatches=chance.choice((2, 3, 4)) if sizes["pp"] < 8 else chance.choice((2, 4)),
+        microbatches=chance.choice((2, 3, 4)) if layout.size("pp") < 8 else chance.choice((2, 4)),
         schedule=chance.choice(("1f1b", "1f1b", "gpipe")),
         batched=chance.random() < 0.6,
         sequence=chance.random() < 0.7,
@@ -144,7 +155,7 @@ def _job(chance: random.Random, ranks_max: int) -> tuple[faults.Job, execute.Pla
         barrier=chance.random() < 0.3,
         old_names=chance.random() < 0.7,
     )
-    stages = [program.step(layout, shape, stage) for stage in range(sizes["pp"])]
+    stages = [program.step(layout, shape, stage) for stage in range(layout.size("pp"))]
     plan = execute.Plan(
         layout,
         stages,

@@ -136,7 +136,7 @@ class Run:
         self._hosts: deque[Rank] = deque(self.ranks)
         for rank in self.ranks:
             self._count_past(rank)
-        with _no_collector():
+        with no_collector():
             while self._hosts:
                 self._host(self._hosts.popleft())
 
@@ -299,7 +299,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     """Records point at each other in great number and none is garbage yet; walking them takes most of the time."""
     was = gc.isenabled()
     gc.disable()

@@ -206,7 +206,7 @@ def link(job: Job) -> Fault | None:
     found = job.somewhere(lambda call: call.what in (program.COLLECTIVE, program.P2P))
     if found is None:
         return None
-    kinds = ("all-joined-stuck", "unknown")
+    kinds = ("all-joined-stuck",)
     return replace(job.fault("link", kinds, *found), link=True, blamed=False)
 
 

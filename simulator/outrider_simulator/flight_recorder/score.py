@@ -43,10 +43,10 @@ def score(truth: Mapping[str, Any], answer: Mapping[str, Any]) -> Score:
         named |= set(finding.get("culprits") or ())
     verdict = str(answer.get("verdict"))
     confidence = float(answer.get("confidence") or 0.0)
-    outcome = _outcome(set(truth["culprits"]), set(truth["allowed"]), named, verdict)
+    kinds = list(truth["kinds"])
+    outcome = _outcome(set(truth["culprits"]), set(truth["allowed"]), named, verdict, kinds)
     if outcome == "wrong" and confidence >= CONFIDENT:
         outcome = "confident wrong"
-    kinds = list(truth["kinds"])
     return Score(
         truth["fault"],
         kinds[0],
@@ -59,12 +59,12 @@ def score(truth: Mapping[str, Any], answer: Mapping[str, Any]) -> Score:
     )
 
 
-def _outcome(culprits: set[int], allowed: set[int], named: set[int], verdict: str) -> str:
+def _outcome(culprits: set[int], allowed: set[int], named: set[int], verdict: str, kinds: list[str]) -> str:
     if named - allowed:
         return "wrong"
-    if not culprits:
-        return "exact"
     if not named:
+        if not culprits and verdict in kinds:
+            return "exact"
         return "missed" if verdict == "none" else "unknown"
     return "exact" if culprits <= named else "subset"
 
