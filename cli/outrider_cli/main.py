@@ -66,12 +66,12 @@ def _run(argv: list[str]) -> int:
 def build() -> argparse.ArgumentParser:
     """The parser of the whole command."""
     # Imported under main's guards, so that Ctrl-C while they load ends without a traceback.
-    from outrider_cli import agent, ask, check, checkpoint, checks, dashboard, demo, job, kmsg, replay, run, serve
+    from outrider_cli import agent, ask, check, checkpoint, checks, dashboard, demo, fr, job, kmsg, replay, run, serve
 
     parser = parsing.Parser(prog="outrider", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"outrider {version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
-    for part in (demo, run, ask, dashboard, job, serve, agent, check, checks, checkpoint, kmsg, replay):
+    for part in (demo, run, ask, dashboard, job, serve, agent, check, checks, checkpoint, fr, kmsg, replay):
         part.add_to(commands)
     return parser
 

@@ -1,0 +1,239 @@
+"""``outrider fr analyze``, ``fr digest`` and ``fr merge``: which rank broke the collective, from flight recorder dumps.
+
+    files -> processes with bounded memory (outrider_agent.flight_recorder) -> digests -> verdict -> words
+
+Needs no controller and no torch. Progress and what was passed over go to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from outrider import mesh as meshes
+from outrider import vocabulary
+from outrider_cli import errors, fr_answer, parsing, progress_line
+
+MANY: Final = 64  # files from which on progress is shown
+DIGEST_BYTES_MAX: Final = 512 << 20
+GROUPS_BYTES_MAX: Final = 64 << 20
+
+EXAMPLES = """\
+A dump's rank is in its file's name. Exit status 0 when nothing is stuck, 1 with a verdict, 2 when nothing could be
+read.
+
+examples:
+  outrider fr analyze /tmp/nccl_trace_rank_*
+  outrider fr analyze dumps/ --mesh dp=2,pp=4,cp=1,tp=8
+  outrider fr digest dumps/ -o node-7.json          on each node; then, where the digests are:
+  outrider fr merge node-*.json
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the sub-commands."""
+    parser = commands.add_parser(
+        "fr",
+        help="name the rank that broke a collective, from flight recorder dumps",
+        description="Reads torch's flight recorder dumps, of all ranks or of some, and says who holds up whom.",
+        epilog=EXAMPLES,
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
+    analyze = actions.add_parser(
+        "analyze", help="dumps in, verdict out", description="Dumps in, verdict out.", epilog=EXAMPLES
+    )
+    analyze.add_argument("paths", metavar="PATH", nargs="+", help="dumps, or folders of them")
+    analyze.set_defaults(handler=analyze_dumps)
+    digest = actions.add_parser(
+        "digest",
+        help="dumps in, one small digest out",
+        description="Reduces the dumps of a node to what a verdict needs. Exit 2 when none could be read.",
+    )
+    digest.add_argument("paths", metavar="FILE", nargs="+", help="dumps, or folders of them")
+    digest.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file for the digest; - is standard output"
+    )
+    digest.set_defaults(handler=digest_dumps)
+    merge = actions.add_parser(
+        "merge", help="digests in, verdict out", description="Digests in, verdict out, as analyze gives it."
+    )
+    merge.add_argument("paths", metavar="DIGEST", nargs="+", help="what `outrider fr digest` wrote")
+    merge.set_defaults(handler=merge_digests)
+    for each in (analyze, merge):
+        each.add_argument(
+            "--groups", metavar="FILE", help='JSON of groups that dumps do not tell: {name: {"desc", "ranks"}}'
+        )
+        each.add_argument("--mesh", metavar="MESH", help="the job's mesh, as dp=2,pp=2,cp=1,tp=2")
+        each.add_argument("--world", metavar="N", type=parsing.at_least(1), help="how many ranks the job has")
+        each.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def analyze_dumps(options: argparse.Namespace) -> int:
+    """Judge dumps."""
+    knows = _knowledge(options)
+    found, notes = _read(options.paths)
+    wall = found.wall_s
+    busy = found.read_s + found.digest_s
+    read_s = wall * found.read_s / busy if busy else wall
+    seconds = {"read": read_s, "digest": wall - read_s}
+    return _judged(options, knows, found.nodes, found.unreadable, seconds, notes)
+
+
+def digest_dumps(options: argparse.Namespace) -> int:
+    """Write one digest of many dumps."""
+    from outrider_analysis.flight_recorder import model
+
+    found, _ = _read(options.paths)
+    node = model.join(found.nodes)
+    node = model.NodeDigest(node.ranks, node.memberships, node.signatures, tuple(found.unreadable))
+    for file, why in node.unreadable:
+        print(f"{_shown(file)}: {_shown(why)}", file=sys.stderr)
+    if not node.ranks:
+        raise errors.CommandError("none of the dumps could be read; no digest was written")
+    _write(options.output, json.dumps(model.to_json(node), separators=(",", ":")))
+    return vocabulary.EXIT_DONE
+
+
+def merge_digests(options: argparse.Namespace) -> int:
+    """Judge digests."""
+    from outrider_analysis.flight_recorder import model
+
+    knows = _knowledge(options)
+    began = time.monotonic()
+    nodes: list[Any] = []
+    unreadable: list[tuple[str, str]] = []
+    line = progress_line.ProgressLine(sys.stderr)
+    for at, path in enumerate(options.paths):
+        try:
+            node = model.from_json(_json(path, DIGEST_BYTES_MAX))
+        except (OSError, ValueError, RecursionError) as error:
+            unreadable.append((path, error.strerror or str(error) if isinstance(error, OSError) else str(error)))
+            continue
+        nodes.append(node)
+        unreadable += node.unreadable
+        if len(options.paths) >= MANY:
+            line.show(f"reading digests: {at + 1} of {len(options.paths)}")
+    line.clear()
+    seconds = {"read": time.monotonic() - began, "digest": 0.0}
+    return _judged(options, knows, nodes, unreadable, seconds, [])
+
+
+class _Knowledge:
+    """What was told about the job beside its dumps."""
+
+    def __init__(self, groups: dict[str, Any], mesh: meshes.Mesh | None, world: int | None) -> None:
+        self.groups, self.mesh, self.world = groups, mesh, world
+
+
+def _knowledge(options: argparse.Namespace) -> _Knowledge:
+    groups: Any = {}
+    if options.groups:
+        try:
+            groups = _json(options.groups, GROUPS_BYTES_MAX)
+        except (OSError, ValueError, RecursionError) as error:
+            raise errors.CommandError(
+                f"--groups {options.groups}: {getattr(error, 'strerror', '') or error}"
+            ) from error
+        if not isinstance(groups, dict):
+            raise errors.CommandError(
+                f'--groups {options.groups}: an object {{name: {{"desc", "ranks"}}}} was expected, '
+                f"not {type(groups).__name__}"
+            )
+    try:
+        mesh = meshes.parse(options.mesh) if options.mesh else None
+    except meshes.MeshError as error:
+        raise errors.CommandError(f"--mesh: {error}") from error
+    if mesh is not None and options.world and mesh.world_size != options.world:
+        raise errors.CommandError(
+            f"--world {options.world}: the mesh {mesh} has {mesh.world_size} ranks; leave one out"
+        )
+    return _Knowledge(groups, mesh, options.world)
+
+
+def _read(paths: Sequence[str]) -> tuple[Any, list[str]]:
+    """What the dumps hold, and what has to be said about the set of them."""
+    from outrider_agent.flight_recorder import files, pool
+
+    sources = files.find(paths)
+    line = progress_line.ProgressLine(sys.stderr)
+    tell: Callable[[int, int], None] | None = None
+    if len(sources.files) >= MANY:
+
+        def tell(done: int, total: int) -> None:
+            line.show(f"reading dumps: {done} of {total}")
+
+    try:
+        found = pool.read(sources.files, tell=tell)
+    except pool.PoolError as error:
+        raise errors.CommandError(str(error)) from error
+    finally:
+        line.clear()
+    found.unreadable += sources.unreadable
+    notes = []
+    if sources.passed_over:
+        notes.append(f"{sources.passed_over} files name no rank and look like no dump; they were passed over")
+    return found, notes
+
+
+def _judged(
+    options: argparse.Namespace,
+    knows: _Knowledge,
+    nodes: Sequence[Any],
+    unreadable: Sequence[tuple[str, str]],
+    seconds: dict[str, float],
+    notes: list[str],
+) -> int:
+    from outrider_analysis.flight_recorder import merge, verdict
+
+    began = time.monotonic()
+    merged = merge.merge(nodes, knows.groups, knows.mesh, knows.world)
+    judged = verdict.judge(merged)
+    document = judged.to_json()
+    seconds["merge"] = time.monotonic() - began
+    document["unreadable"] = [{"file": file, "error": why} for file, why in unreadable]
+    document["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+    document["notes"] = [*notes, *merged.problems]
+    if not document["ranks_read"]:
+        document["verdict"], document["confidence"] = "unknown", 0.0
+    if options.json:
+        print(json.dumps(document))
+        for note in document["notes"]:
+            print(f"outrider fr: {_shown(note)}", file=sys.stderr)
+    else:
+        print("\n".join(fr_answer.lines(judged, document)))
+    if not document["ranks_read"]:
+        raise errors.CommandError("no dump could be read" if options.action == "analyze" else "no digest could be read")
+    return vocabulary.EXIT_DONE if document["verdict"] == "none" else vocabulary.EXIT_PROBLEM
+
+
+def _json(path: str, bytes_max: int) -> Any:
+    """The JSON of a file. Raises OSError and ValueError."""
+    with open(path, "rb") as file:
+        data = file.read(bytes_max + 1)
+    if len(data) > bytes_max:
+        raise ValueError(f"more than {bytes_max} bytes")
+    return json.loads(data)
+
+
+def _write(path: str, text: str) -> None:
+    """All of it or nothing."""
+    if path == "-":
+        print(text)
+        return
+    part = Path(f"{path}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="ascii")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise errors.CommandError(f"-o {path}: {error.strerror or error}") from error
+
+
+def _shown(text: str) -> str:
+    return fr_answer.printable(text)
