@@ -19,7 +19,10 @@ OUTCOMES: Final = ("exact", "subset", "unknown", "missed", "wrong", "confident w
 
 @dataclass(frozen=True)
 class Score:
-    """One answer. ``fits``: its word is one of the truth's; ``named``: everybody it blames, in any finding."""
+    """One answer. ``fits``: its word is one of the truth's; ``named``: everybody it blames, in any finding.
+
+    ``place``: whether the group it names as the first blocked is that of a fault; None where either names none.
+    """
 
     fault: str
     kind: str  # the truth's most fitting word
@@ -29,6 +32,7 @@ class Score:
     confidence: float
     outcome: str
     fits: bool
+    place: bool | None
 
     @property
     def right(self) -> bool:
@@ -56,7 +60,16 @@ def score(truth: Mapping[str, Any], answer: Mapping[str, Any]) -> Score:
         confidence,
         outcome,
         verdict in kinds,
+        _place(truth, answer),
     )
+
+
+def _place(truth: Mapping[str, Any], answer: Mapping[str, Any]) -> bool | None:
+    told = answer.get("where") or {}
+    real = [set(finding["ranks"]) for finding in truth["findings"] if finding.get("ranks")]
+    if not real or not told.get("ranks"):
+        return None
+    return set(told["ranks"]) in real
 
 
 def _outcome(culprits: set[int], allowed: set[int], named: set[int], verdict: str, kinds: list[str]) -> str:
@@ -71,12 +84,14 @@ def _outcome(culprits: set[int], allowed: set[int], named: set[int], verdict: st
 
 def table(scores: Sequence[Score]) -> str:
     """Outcomes by fault, and the verdict's word by the truth's, as text."""
-    lines = [f"{'fault':16} {'cases':>5}" + "".join(f" {word:>9.15}" for word in OUTCOMES) + "  kind fits"]
+    lines = [f"{'fault':16} {'cases':>5}" + "".join(f" {word:>9.15}" for word in OUTCOMES) + "  kind fits  place"]
     for fault in [*sorted({each.fault for each in scores}), ""]:
         rows = [each for each in scores if fault in ("", each.fault)]
         counts = "".join(f" {_count(rows, word):>{max(9, len(word))}}" for word in OUTCOMES)
         fits = sum(each.fits for each in rows)
-        lines.append(f"{fault or 'all':16} {len(rows):>5}{counts}  {fits / max(1, len(rows)):>8.0%}")
+        placed = [each.place for each in rows if each.place is not None]
+        place = f"{sum(placed) / len(placed):>6.0%}" if placed else f"{'-':>6}"
+        lines.append(f"{fault or 'all':16} {len(rows):>5}{counts}  {fits / max(1, len(rows)):>8.0%} {place}")
     return "\n".join(lines)
 
 
