@@ -42,6 +42,7 @@ class Injector:
     _due_at: float | None = None
     _attempt: int = -1  # the one that the last fault struck
     _newest: Path | None = None  # when the present fault became due
+    _noted: set[int] = field(default_factory=set)  # injected faults whose time is put right
     _broken: str = ""  # node whose simulated hardware is to be mended once the job has left it
 
     async def __call__(self, under: supervision.Supervision, status: Json) -> None:
@@ -76,6 +77,7 @@ class Injector:
         return not self._broken and not {"suspect", "cordoned"} & set(states.values())
 
     def _inject(self, under: supervision.Supervision, fault: demo_faults.Fault, status: Json, target: Json) -> None:
+        self._note_taken()  # two faults may be told of by one file, one after the other
         done: Json | None = {}
         at = time.time()
         if fault.kind == "corrupt":
@@ -125,15 +127,30 @@ class Injector:
 
     def when_taken(self) -> None:
         """Faults that the job was told of struck when it took them; their times are put right, once it is over."""
-        for fault in self.injected:
-            name = {"spin": f"spin.{fault['rank']}", "nan": "nan"}.get(fault["fault"])
-            if fault["fault"] in demo_worlds.BREAKING:
-                name = f"cuda.{fault['rank']}"
-            try:
-                about = json.loads((self.told / f"{name}.taken").read_text()) if name else {}
-                fault["at"], fault["step"] = about.get("at", fault["at"]), about.get("step", fault["step"])
-            except (OSError, ValueError):
+        self._note_taken()
+        for place, fault in enumerate(self.injected):
+            if _file(fault) and place not in self._noted:
                 fault["taken"] = False
+
+    def _note_taken(self) -> None:
+        for place, fault in enumerate(self.injected):
+            if place in self._noted or not (name := _file(fault)):
+                continue
+            try:
+                about = json.loads((self.told / f"{name}.taken").read_text())
+            except (OSError, ValueError):
+                continue
+            if about.get("at", 0.0) < fault["at"]:
+                continue  # the file's fault before this one
+            fault["at"], fault["step"] = about["at"], about.get("step", fault["step"])
+            self._noted.add(place)
+
+
+def _file(fault: Json) -> str:
+    """The file that tells the job of a fault, empty where nothing does."""
+    if fault["fault"] in demo_worlds.BREAKING:
+        return f"cuda.{fault['rank']}"
+    return {"spin": f"spin.{fault['rank']}", "nan": "nan"}.get(fault["fault"], "")
 
 
 def tell(folder: Path, name: str, point: str) -> None:

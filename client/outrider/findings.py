@@ -48,9 +48,9 @@ class Standing:
         return list(self._known.values())
 
     def told(self) -> tuple[records.Observation, ...]:
-        """The same without their evidence, which the ledger has."""
+        """The same with the evidence that decides what they mean; the ledger has all of it."""
         short = dataclasses.replace
-        return tuple(short(one, evidence=_number(one), text=one.text[:TEXT_CHARS_MAX]) for one in self.all())
+        return tuple(short(one, evidence=_told(one), text=one.text[:TEXT_CHARS_MAX]) for one in self.all())
 
     def xids(self) -> dict[str, int]:
         """The newest Xid of each device that has one."""
@@ -66,3 +66,10 @@ def _key(seen: records.Observation) -> _Key:
 
 def _number(seen: records.Observation) -> records.Json:
     return {name: seen.evidence[name] for name in ("xid", "sxid") if seen.evidence.get(name)}
+
+
+def _told(seen: records.Observation) -> records.Json:
+    return {name: seen.evidence[name] for name in _DECIDES if seen.evidence.get(name)}
+
+
+_DECIDES: Final = ("xid", "sxid", "origin", "stops", "echo_of", "driver_asks", "link", "simulated")

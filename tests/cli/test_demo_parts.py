@@ -1,5 +1,6 @@
 """The demo's plan and its comparison, without running it."""
 
+import itertools
 import json
 import math
 import os
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from outrider import mesh, vocabulary
-from outrider_cli import demo_faults, demo_findings, demo_injector, demo_job, errors
+from outrider_cli import demo_faults, demo_findings, demo_injector, demo_job, demo_worlds, errors
 
 
 def test_the_same_seed_plans_the_same_faults() -> None:
@@ -189,3 +190,30 @@ def test_the_demos_model_is_divided_by_any_mesh(text: str, monkeypatch: pytest.M
     command = demo_job.DemoJob(wanted, 40, 0, 5).command(tmp_path, 0.0)
     parsed = llama4d_options.parse(command[2:], wanted.world_size)
     assert llama4d_options.problems(parsed, wanted.world_size) == []
+
+
+def test_without_a_compiler_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(
+        errors.CommandError, match=r"none was found as \$CC, cc or gcc; install one.*; or leave them out"
+    ):
+        demo_worlds.Worlds(tmp_path / "worlds", ["n0"], 1)
+
+
+def test_faults_of_simulated_hardware_have_time_to_be_found_and_the_others_keep_theirs() -> None:
+    faults = demo_faults.plan(vocabulary.DEMO_FAULTS_SIMULATED, 3, 140, 5, 8)
+    steps = [fault.step for fault in faults]
+    assert [fault.kind for fault in faults] == list(vocabulary.DEMO_FAULTS_SIMULATED)
+    assert all(later - earlier >= 16 for earlier, later in itertools.pairwise([*steps, 140]))
+    assert demo_faults.fitting(("kill", "gpu-lost"), 20, 5) == ("kill",)
+
+
+def test_a_node_that_was_left_at_a_checkpoint_is_a_planned_incident_and_a_crash_is_none() -> None:
+    fault = {**injected("thermal", 40, 1), "node": "n0"}
+    one = incident("a", 45, "gpu-overheating", [1]) | {"planned": True, "action": "drain-at-checkpoint"}
+    one["suspects"] = {"ranks": [1], "nodes": ["n0"]}
+    assert demo_findings.all_right(demo_findings.judge([fault], [one]))
+    assert not demo_findings.all_right(demo_findings.judge([fault], [one | {"planned": False}]))
+    assert not demo_findings.all_right(demo_findings.judge([fault], [one | {"cause": "power-brake"}]))

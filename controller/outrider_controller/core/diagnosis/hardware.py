@@ -248,7 +248,9 @@ def beside(case: Case, cause: str, rows: tuple[spoken.Json, ...]) -> tuple[spoke
         node = case.nodes.get(name)
         for item in node.findings if node is not None else ():
             text = sentence(item.seen)
-            if item.seen.at >= case.incident.fault_at - BEFORE_S and (name, text) not in told:
+            since = case.incident.fault_at
+            near = item.seen.at >= since - BEFORE_S and (item.over_at is None or item.over_at >= since - ONCE_S)
+            if near and (name, text) not in told:
                 found.append(evidence(item.seen.at, name, item.seen.kind, text, cause))
     return tuple(sorted(found, key=lambda row: row["at"])[:BESIDE_ROWS_MAX])
 
