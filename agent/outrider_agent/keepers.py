@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from outrider import clock as clock_module
-from outrider import records
+from outrider import fence, records
 from outrider_agent import keeper_client, observe, spool, standing, tasks
 from outrider_agent.keeper import home
 from outrider_agent.signals import host, ranks
@@ -109,16 +109,19 @@ class Keepers:
 
         A keeper that lives and has not answered yet is no keeper without ranks: it is told with the ranks that it is
         known to have had, also those whose processes have ended since, so that the controller never takes a busy keeper
-        for a lost one. How ranks ended follows as observations.
+        for a lost one; where that is not known any more, with the generation that its fence tells. How ranks ended
+        follows as observations.
         """
         told = [held.standing.state() for held in self._held.values()]
         for job, alive in self._not_yet.items():
-            if job in self._held or not alive.generation:
+            place = home.of(self._runtime, job)
+            generation = alive.generation or _fenced(place)
+            if job in self._held or not generation:
                 continue
             living = {rank: pid for rank, pid in alive.pids.items() if host.start_ticks(pid) is not None}
-            if living or lives(home.of(self._runtime, job)):
+            if living or lives(place):
                 gone = set(alive.pids) - set(living)
-                told.append(standing.Standing(self._node, job, alive.generation, living=living, gone=gone).state())
+                told.append(standing.Standing(self._node, job, generation, living=living, gone=gone).state())
         return tuple(told)
 
     def living(self, besides: str = "") -> int:
@@ -323,6 +326,14 @@ def lives(place: home.Home) -> bool:
         return False
     ticks = host.start_ticks(known["pid"])
     return ticks is not None and ticks == known.get("started_at")
+
+
+def _fenced(place: home.Home) -> int:
+    """The newest generation that a keeper was started or stopped with; 0 where nothing tells."""
+    try:
+        return fence.generation(str(place.fence))
+    except (OSError, ValueError):
+        return 0
 
 
 def leftover(path: Path) -> tuple[str, list[tuple[int, records.Json]]]:

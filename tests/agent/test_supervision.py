@@ -8,6 +8,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from outrider import clock
+from outrider_agent import keepers, spool
+from outrider_agent.keeper import home
+from outrider_agent.signals import ranks
 from tests.agent import world
 
 SCRIPT = """
@@ -349,3 +355,24 @@ def _running(controller: world.Controller) -> dict[int, Any]:
 
 def _journal_tells(node: world.Node, kind: str) -> bool:
     return any(kind in path.read_text() for path in node.runtime.glob("keepers/*/events.jsonl"))
+
+
+def test_a_keeper_that_lives_and_of_which_nothing_is_remembered_is_told_with_its_generation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(runtime: Path) -> None:
+        place = home.of(runtime, "j")
+        place.path.mkdir(parents=True)
+        ticks = home.start_ticks(os.getpid())
+        home.write_whole(place.info, {"pid": os.getpid(), "job": "j", "started_at": ticks})  # it has no door yet
+        home.write_whole(place.fence, {"generation": 7})
+        kept = spool.Spool(runtime / "spool.db")
+        held = keepers.Keepers("n0", runtime, kept, ranks.Board(), clock.RealClock(), lambda: None)
+        await held.adopt_all()
+        assert [(one.job, one.generation, one.ranks) for one in held.states()] == [("j", 7, ())]
+        await held.close()
+        kept.close()
+
+    monkeypatch.setattr(keepers, "ADOPT_ALL_S", 0.1)
+    with world.short_directory() as runtime:
+        asyncio.run(scenario(runtime))
