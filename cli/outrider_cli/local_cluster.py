@@ -38,11 +38,14 @@ NOT_HANDED_DOWN: Final = ("OUTRIDER_CONTROLLER", "OUTRIDER_TOKEN_FILE", "OUTRIDE
 
 @dataclass(frozen=True)
 class Host:
-    """One host: its node name, and the ranks it can take."""
+    """One host: its node name, and the ranks it can take. ``simulated``: one of several on this machine, so that the
+    machine's hardware is no host's own.
+    """
 
     node: str
     slots: int
     options: tuple[str, ...] = ()  # what its agent is started with besides
+    simulated: bool = True
 
 
 @dataclass
@@ -235,7 +238,7 @@ class LocalCluster:
 def _agent_options(state: Path, host: Host) -> list[str]:
     options = ["agent", "--supervise", "--node", host.node, "--state", str(state), "--slots", str(host.slots)]
     options += ["--address", "127.0.0.1", "--leave-idle-s", f"{LEAVE_IDLE_S:g}"]
-    return [*options, "--allow-root", "--simulated", *host.options]
+    return [*options, "--allow-root", *(["--simulated"] if host.simulated else []), *host.options]
 
 
 def keeper_pids(runtime: Path, job: str) -> list[int]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from outrider import vocabulary
+from outrider_agent.nvml import presence
 from outrider_cli import errors, local_cluster, progress_line, rank_output, unfinished, views
 from outrider_controller import controller as controllers
 from outrider_controller import ledger
@@ -50,11 +51,12 @@ class Plan:
     agent_options: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # by node
 
     def hosts(self) -> list[local_cluster.Host]:
-        """The simulated hosts, spares last."""
+        """The hosts, spares last. A single one on a machine with GPUs is that machine, and its agent watches them."""
         count = self.spec.nodes + self.spares
+        simulated = count > 1 or not _gpus()
         names = [f"n{index}" for index in range(count)]
         each = self.spec.ranks_per_node
-        return [local_cluster.Host(name, each, self.agent_options.get(name, ())) for name in names]
+        return [local_cluster.Host(name, each, self.agent_options.get(name, ()), simulated) for name in names]
 
 
 @dataclass(frozen=True)
@@ -325,6 +327,14 @@ class Supervision:
         job = self._controller.state.jobs.get(name)
         if job is not None and not job.over and not unfinished.being_stopped(job):
             await self._controller.ask_job(name, "stop", f"a person ({self._stop_asked[0].name})")
+
+
+def _gpus(sysfs: Path = Path("/sys")) -> bool:
+    """Whether this machine has NVIDIA GPUs; one that cannot be looked at counts as one without."""
+    try:
+        return bool(presence.pci(sysfs)[0])
+    except OSError:
+        return False
 
 
 def _ever_ran(path: Path, name: str) -> bool:
