@@ -63,7 +63,7 @@ def add_to(commands: Any) -> None:
     merge = actions.add_parser(
         "merge", help="digests in, verdict out", description="Digests in, verdict out, as analyze gives it."
     )
-    merge.add_argument("paths", metavar="DIGEST", nargs="+", help="what `outrider fr digest` wrote")
+    merge.add_argument("paths", metavar="DIGEST", nargs="+", help="what `outrider fr digest` wrote, or folders of it")
     merge.set_defaults(handler=merge_digests)
     for each in (analyze, merge):
         each.add_argument(
@@ -109,7 +109,8 @@ def merge_digests(options: argparse.Namespace) -> int:
     nodes: list[Any] = []
     unreadable: list[tuple[str, str]] = []
     line = progress_line.ProgressLine(sys.stderr)
-    for at, path in enumerate(options.paths):
+    paths = [path for given in options.paths for path in _digests(given)]
+    for at, path in enumerate(paths):
         try:
             node = model.from_json(_json(path, DIGEST_BYTES_MAX))
         except (OSError, ValueError, RecursionError) as error:
@@ -117,11 +118,18 @@ def merge_digests(options: argparse.Namespace) -> int:
             continue
         nodes.append(node)
         unreadable += node.unreadable
-        if len(options.paths) >= MANY:
-            line.show(f"reading digests: {at + 1} of {len(options.paths)}")
+        if len(paths) >= MANY:
+            line.show(f"reading digests: {at + 1} of {len(paths)}")
     line.clear()
     seconds = {"read": time.monotonic() - began, "digest": 0.0}
     return _judged(options, knows, nodes, unreadable, seconds, [])
+
+
+def _digests(path: str) -> list[str]:
+    """The file, or the JSON files of the folder."""
+    if not os.path.isdir(path):
+        return [path]
+    return [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.endswith(".json")]
 
 
 class _Knowledge:
