@@ -112,10 +112,13 @@ class _Rank:
         self.newest = self.gap = self.previous = 0
         self.timing = self.gloo = False
         self.first_record = model.NEVER
+        self.batches = _Batches()
 
     def digest(self, taken_ns: int) -> model.RankDigest:
         last: Mapping[str, Any] = {}
-        for order, entry in _recent(self.dump.entries):
+        recent = list(_recent(self.dump.entries))
+        self.batches = _batches(recent)
+        for order, entry in recent:
             try:
                 self.take(order, entry)
                 last = entry
@@ -133,6 +136,7 @@ class _Rank:
             unfinished_count=self.unfinished_count,
             calls=self.calls[-3 * model.CALLS_MAX :].tobytes(),
             newest_ns=self.newest,
+            called_ns=self.previous,
             gap_ns=self.gap,
             taken_ns=taken_ns,
             entries=len(self.dump.entries),
@@ -160,11 +164,13 @@ class _Rank:
         self.gloo = self.gloo or by_retired
         self.finished += finished
         self.newest = max(self.newest, _time(entry, "time_discovered_completed_ns"))
+        self.timing = self.timing or _time(entry, "time_discovered_started_ns") > 0
         if signature.op == "coalesced" and (p2p or group.last_p2p):
             group.enqueued = max(group.enqueued, seq)
             return  # ends a batch of sends and recvs, which have entries of their own
         self.calls.extend((group.slot | (model.CALL_P2P if p2p else 0), own, number))
         if p2p:
+            finished = finished or self._is_over(name, own, entry)
             self._send_or_recv(group, entry, seq, own, signature, finished)
         else:
             _collective(group, entry, seq, number, signature, finished)
@@ -194,6 +200,15 @@ class _Rank:
             self.gap = created - self.previous
         self.previous = created
 
+    def _is_over(self, name: str, number: int, entry: Mapping[str, Any]) -> bool:
+        """Is a send or recv over that is not marked so? Members of a batch never are: the entry that ends it is."""
+        told = self.batches.ends.get((name, number))
+        if told is not None or name in self.batches.names:
+            return told is not False
+        status = self.dump.status.get(str(entry.get("pg_id")))
+        counted = status is not None and status.enqueued == self.batches.newest.get(name)
+        return counted and status is not None and number <= status.completed
+
     def _send_or_recv(
         self, group: _Group, entry: Mapping[str, Any], seq: int, own: int, signature: model.Signature, finished: bool
     ) -> None:
@@ -216,7 +231,6 @@ class _Rank:
             return
         self.fronts.add(key)
         started = entry["state"] == "started" or _time(entry, "time_discovered_started_ns") > 0
-        self.timing = self.timing or started
         pair = group.pairs.get((signature.peer, signature.op == "send")) if p2p else None
         self.unfinished.append(
             model.Op(
@@ -246,7 +260,7 @@ class _Rank:
         for at, name in enumerate(names[: model.GROUPS_MAX - len(self.groups)]):
             config = self.config[name]
             group = _Group(len(self.groups), name, config.description, self.shared.members(config.ranks))
-            if len(numbers) == len(names):
+            if len(numbers) == len(names) and name.isdecimal():
                 group.number = numbers[at]
             self.groups[name] = group
 
@@ -276,6 +290,33 @@ class _Rank:
             pairs=tuple(model.Pair(peer, sends, *told) for (peer, sends), told in sorted(group.pairs.items())),
             hidden_p2p=group.hidden,
         )
+
+
+class _Batches:
+    """What entries that end a batch of sends and recvs say: by group and number, whether it is over."""
+
+    def __init__(self) -> None:
+        self.ends: dict[tuple[str, int], bool] = {}
+        self.names: set[str] = set()
+        self.newest: dict[str, int] = {}  # number of the newest send or recv
+
+
+def _batches(entries: Iterable[tuple[int, Mapping[str, Any]]]) -> _Batches:
+    found = _Batches()
+    before: dict[str, bool] = {}
+    for _, entry in entries:
+        try:
+            name, word, number = entry["process_group"][0], entry["profiling_name"], entry["p2p_seq_id"]
+            p2p = entry.get("is_p2p") is True
+            if word.endswith(":coalesced") and (p2p or before.get(name)):
+                found.ends[name, number] = entry["state"] == "completed"
+                found.names.add(name)
+            before[name] = p2p
+            if p2p:
+                found.newest[name] = number
+        except _NOT_WHOLE:
+            continue  # told when the entry itself is taken
+    return found
 
 
 def _collective(

@@ -121,7 +121,8 @@ class RankDigest:
     unfinished: tuple[Op, ...]
     unfinished_count: int
     calls: bytes
-    newest_ns: int  # newest stamp in the dump, 0 where there is none
+    newest_ns: int  # newest stamp in the dump, 0 where there is none; often the moment of the dump
+    called_ns: int  # when its newest call was made
     gap_ns: int  # the longest time between two calls in a row, 0 where there are not two
     taken_ns: int = 0  # when the dump was taken, 0 where that is not known
     entries: int = 0
@@ -203,7 +204,7 @@ def _rank(row: list[Any]) -> RankDigest:
     row[4] = _bytes(row[4], CALL_BYTES)
     row[-2], row[-1] = tuple(row[-2]), tuple(row[-1])
     rank = RankDigest(*row)
-    if not all(type(number) is int for number in (rank.rank, rank.unfinished_count, rank.newest_ns, rank.gap_ns)):
+    if not all(type(number) is int for number in (rank.rank, rank.newest_ns, rank.called_ns, rank.gap_ns)):
         raise TypeError(f"rank {str(rank.rank)[:20]!r}: numbers are not whole")
     return rank
 

@@ -1,0 +1,78 @@
+"""Merged digests -> who broke which collective, and nobody else; why; and ``unknown`` where that is the truth.
+
+    waits (board) -> the graph of waits and its ends (graph) -> one finding for each end (rules) -> Verdict
+
+See docs/decisions for how blame is given and what was turned down.
+"""
+
+from __future__ import annotations
+
+from outrider_analysis.flight_recorder.merge import Merged
+from outrider_analysis.flight_recorder.verdict import absence, board, graph, mismatch, moving, order, rules, slow
+from outrider_analysis.flight_recorder.verdict.finding import VERDICTS, Finding, Verdict, Where
+
+__all__ = ["VERDICTS", "Finding", "Verdict", "Where", "judge"]
+
+DOUBT: float = 0.75  # no more than this where dumps are missing that could change the answer
+
+
+def judge(merged: Merged) -> Verdict:
+    """The verdict over all ranks that were heard."""
+    if not merged.ranks:
+        return Verdict(merged, [], note="No dump could be read.")
+    waits = board.lay_out(merged)
+    orders = order.Orders(merged)
+    wrong = {}
+    for group, found in mismatch.find(waits).items():
+        at = waits.at.get((group, found.seq))
+        if at is not None:
+            wrong[at] = found
+    network = graph.build(waits, absence.possible(waits, orders), wrong)
+    case = rules.Case(waits, orders, network, wrong)
+    findings = []
+    for end in network.ends:
+        finding = rules.judge(case, end)
+        if finding is not None:
+            reached = graph.victims(network, end)
+            finding.victims = tuple(sorted({n for kind, n in reached if kind == "rank"} - set(finding.culprits)))
+            findings.append(finding)
+    findings = moving.stuck(case, _weighed(case, findings), len(findings))
+    findings.sort(key=lambda item: (item.kind == "unknown", -len(item.victims), item.since_ns, item.culprits))
+    _doubt(case, findings)
+    if not findings:
+        straggler = slow.find(merged, waits)
+        findings = [straggler] if straggler is not None else []
+    return _verdict(case, findings)
+
+
+def _weighed(case: rules.Case, findings: list[Finding]) -> list[Finding]:
+    """Without the operations that all have joined where a rank is to blame that is in them or that they wait with."""
+    blamed = [finding for finding in findings if finding.culprits]
+    close = {rank for finding in blamed for rank in (*finding.culprits, *finding.victims)}
+    close |= {rank for finding in blamed if finding.where for rank in finding.where.ranks}
+    return [
+        finding
+        for finding in findings
+        if finding.kind != "all-joined-stuck" or finding.where is None or not close.intersection(finding.where.ranks)
+    ]
+
+
+def _doubt(case: rules.Case, findings: list[Finding]) -> None:
+    """Dumps are missing that might show another root."""
+    unheard = {rank for wait in case.board.waits for rank in wait.unheard}
+    for finding in findings:
+        if unheard - set(finding.culprits):
+            finding.confidence = min(finding.confidence, DOUBT)
+            finding.evidence.append(f"{len(unheard)} ranks that are waited for left no dump")
+
+
+def _verdict(case: rules.Case, findings: list[Finding]) -> Verdict:
+    culprits = {rank for finding in findings for rank in finding.culprits}
+    blocked = {rank for finding in findings for rank in finding.victims if rank in case.board.fronts} - culprits
+    waits = []
+    for rank in sorted(blocked):
+        wait = case.board.waits[case.board.fronts[rank][0]]
+        ranks = wait.missing or wait.unheard or sorted({*wait.behind, *wait.waiting} - {rank})
+        waits.append((rank, case.merged.groups[wait.group].name, tuple(ranks[:64])))
+    note = f"Nothing is stuck: {len(case.merged.ranks)} ranks were read, and none waits for a rank that does not come."
+    return Verdict(case.merged, findings, waits, tuple(sorted(blocked)), note)

@@ -1,0 +1,134 @@
+"""The graph of waits, and where it ends: waits lead to the ranks that are missing, those to what they wait in.
+
+Nodes are waits and ranks. Strongly connected parts without a way out are where everything else leads to: a rank that
+waits for nobody, an operation that all have joined, or a circle. Several such ends are several independent faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from outrider_analysis.flight_recorder.verdict.board import Board
+
+Node = tuple[str, int]  # ("wait", index) or ("rank", number)
+
+
+@dataclass(slots=True)
+class Graph:
+    """``edges`` of every node; ``ends``: the parts without a way out."""
+
+    edges: dict[Node, list[Node]]
+    ends: list[list[Node]]
+
+
+def build(board: Board, absent: Mapping[int, Iterable[Node]], stuck: Iterable[int] = ()) -> Graph:
+    """``absent``: what a rank without a dump may wait for. ``stuck``: waits that are ends by what they are."""
+    edges: dict[Node, list[Node]] = {}
+    ends_here = set(stuck)
+    for at, _ in enumerate(board.waits):
+        edges["wait", at] = [] if at in ends_here else _from_wait(board, at)
+    for rank, fronts in board.fronts.items():
+        edges["rank", rank] = [("wait", at) for at in fronts]
+    for rank, nodes in absent.items():
+        edges["rank", rank] = list(nodes)
+    for targets in list(edges.values()):
+        for node in targets:
+            edges.setdefault(node, [])
+    return Graph(edges, _ends(edges))
+
+
+def victims(graph: Graph, end: Iterable[Node]) -> set[Node]:
+    """Every node from which a way leads to ``end``."""
+    back: dict[Node, list[Node]] = {}
+    for node, targets in graph.edges.items():
+        for target in targets:
+            back.setdefault(target, []).append(node)
+    found = set(end)
+    queue = list(found)
+    while queue:
+        for node in back.get(queue.pop(), ()):
+            if node not in found:
+                found.add(node)
+                queue.append(node)
+    return found
+
+
+def _from_wait(board: Board, at: int) -> list[Node]:
+    wait = board.waits[at]
+    if wait.device or (wait.pair is not None and wait.done):
+        return []
+    found: list[Node] = [("rank", rank) for rank in wait.missing]
+    fronts = {board.at[wait.group, seq] for rank in wait.behind if (seq := _front(board, rank, wait.group)) is not None}
+    found += [("wait", front) for front in sorted(fronts) if front != at]
+    if not wait.missing:
+        found += [("rank", rank) for rank in wait.unheard]
+    # Who has joined may still have to finish something that it called before.
+    earlier = {board.fronts[rank][0] for rank in wait.waiting} - {at}
+    found += [("wait", front) for front in sorted(earlier) if _before(board, front, at)]
+    return found
+
+
+def _before(board: Board, front: int, at: int) -> bool:
+    first, later = board.waits[front], board.waits[at]
+    return any(first.waiting[rank].order < op.order for rank, op in later.waiting.items() if rank in first.waiting)
+
+
+def _front(board: Board, rank: int, group: int) -> int | None:
+    """Number of the first collective of ``group`` that ``rank`` has not finished."""
+    for at in board.fronts.get(rank, ()):
+        wait = board.waits[at]
+        if wait.group == group and wait.pair is None:
+            return wait.seq
+    return None
+
+
+def _ends(edges: Mapping[Node, list[Node]]) -> list[list[Node]]:
+    """Strongly connected parts without a way out (Tarjan's algorithm, without recursion), in order of discovery."""
+    index: dict[Node, int] = {}
+    low: dict[Node, int] = {}
+    stack: list[Node] = []
+    on_stack: set[Node] = set()
+    part_of: dict[Node, int] = {}
+    parts: list[list[Node]] = []
+    for root in edges:
+        if root in index:
+            continue
+        work = [(root, iter(edges[root]))]
+        index[root] = low[root] = len(index)
+        stack.append(root)
+        on_stack.add(root)
+        while work:
+            node, targets = work[-1]
+            for target in targets:
+                if target not in index:
+                    index[target] = low[target] = len(index)
+                    stack.append(target)
+                    on_stack.add(target)
+                    work.append((target, iter(edges[target])))
+                    break
+                if target in on_stack:
+                    low[node] = min(low[node], index[target])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == index[node]:
+                    parts.append(_pop(stack, on_stack, node))
+                    for member in parts[-1]:
+                        part_of[member] = len(parts) - 1
+    return [
+        part
+        for number, part in enumerate(parts)
+        if all(part_of[target] == number for member in part for target in edges[member])
+    ]
+
+
+def _pop(stack: list[Node], on_stack: set[Node], node: Node) -> list[Node]:
+    part = []
+    while True:
+        member = stack.pop()
+        on_stack.discard(member)
+        part.append(member)
+        if member == node:
+            return sorted(part)

@@ -1,0 +1,66 @@
+"""Stuck or at work? Dumps of a job that runs show ranks that wait too, each for a moment.
+
+Time tells, where the dumps go on after the last call: torch stamps what it finds finished while it dumps. A wait that
+is older than the job's own pauses, or that has timed out, is stuck. Where the dumps end with the last call, the picture
+tells: a job at work waits in several places at once for ranks that compute, a stuck one has one end to which everything
+leads. That picture may also be a moment of a running job, so nobody is named with confidence by it alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from array import array
+from typing import Final
+
+from outrider_analysis.flight_recorder.verdict.finding import Finding
+from outrider_analysis.flight_recorder.verdict.rules import Case
+
+PAUSES: Final = 3.0  # a wait so many times as long as the longest pause between two calls is no pause
+BY_PICTURE: Final = 0.7  # no more confidence than this where times tell nothing
+ENDS_MAX: Final = 3
+ASKED_MAX: Final = 512  # ranks whose pauses are looked at
+CAME_NOT: Final = ("rank-missing", "p2p-missing")
+PROOF: Final = ("collective-mismatch", "size-mismatch", "dtype-mismatch", "order-mismatch", "p2p-deadlock")
+
+
+def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
+    """The findings that stand, of so many ``ends`` of the graph; none where the job moves."""
+    ranks = case.merged.ranks.values()
+    now = max((max(rank.newest_ns, rank.taken_ns) for rank in ranks), default=0)
+    usual = _usual(case)
+    timed_out = any(op.timed_out for wait in case.board.waits for op in wait.waiting.values())
+    quiet = now - max((rank.called_ns for rank in ranks), default=0)
+    if timed_out or (usual and quiet > PAUSES * usual):
+        return findings
+    kept = [finding for finding in findings if finding.kind in PROOF]
+    aged = [f for f in findings if f not in kept and f.since_ns and usual and now - f.since_ns > PAUSES * usual]
+    if kept or aged:
+        return kept + aged
+    few = len(findings) == 1 or (len(findings) == ends <= ENDS_MAX and all(f.kind in CAME_NOT for f in findings))
+    if not few or _at_work(case, findings):
+        return []
+    for finding in findings:
+        finding.confidence = min(finding.confidence, BY_PICTURE)
+    return findings
+
+
+def _usual(case: Case) -> int:
+    """How long things take in this job: its longest pause between two calls, or from a call to its end."""
+    found = []
+    for rank in case.merged.ranks.values():
+        longest = rank.gap_ns
+        for group in rank.groups:
+            column = array("q", group.arrivals)
+            for at in range(0, len(column), 3):
+                if column[at] and column[at + 1]:
+                    longest = max(longest, column[at + 1] - column[at])
+        found.append(longest)
+        if len(found) >= ASKED_MAX:
+            break
+    return int(statistics.median(found)) if found else 0
+
+
+def _at_work(case: Case, findings: list[Finding]) -> bool:
+    """Is anybody neither waiting nor waited for?"""
+    reached = {rank for f in findings for rank in (*f.victims, *f.culprits, *f.candidates)}
+    return any(rank not in reached for rank in case.merged.ranks)

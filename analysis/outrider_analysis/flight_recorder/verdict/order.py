@@ -1,0 +1,205 @@
+"""The order of calls of ranks that run the same program: who left it, who is behind, and what would have come next.
+
+Ranks of one role (the same pipeline stage, whatever their place on the other axes) make the same calls on groups of the
+same kind, with the same numbers, so their calls can be laid side by side. Where two differ, the majority is right; of
+two, the one whose turn was never taken before is wrong.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from outrider_analysis.flight_recorder import digest, model
+from outrider_analysis.flight_recorder.merge import Merged
+
+MATES_MAX: Final = 8
+LOOK: Final = 12  # calls after a difference among which its end is sought
+
+Call = tuple[str, bool, int, str, int]  # kind of group, send or recv, number, operation, partner within the group
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """``rank`` made the call ``mine`` where its mates made ``theirs`` (None: it made none). ``how``: for people."""
+
+    rank: int
+    mine: Call | None
+    theirs: Call
+    how: str  # skipped, extra or swapped
+    votes: int  # mates that agree with each other against it
+    by_habit: bool = False
+
+
+class Orders:
+    """Calls of the ranks, opened when they are asked for."""
+
+    def __init__(self, merged: Merged) -> None:
+        self._merged = merged
+        self._calls: dict[int, list[Call]] = {}
+        self._kinds: dict[int, list[str]] = {}
+        self._roles: dict[tuple[object, ...], list[int]] | None = None
+        self._stages = _stages(merged)
+
+    def kinds(self, rank: int) -> list[str]:
+        """The kind of each of the rank's groups by slot: its description, or its size and place among those."""
+        found = self._kinds.get(rank)
+        if found is None:
+            names: Counter[str] = Counter()
+            found = self._kinds[rank] = []
+            for slot, at in enumerate(self._merged.places[rank]):
+                description = self._merged.ranks[rank].groups[slot].description
+                size = len(self._merged.groups[at].ranks) if at >= 0 else 0
+                kind = f"of {size}" if description in digest.UNDESCRIBED else description
+                names[kind] += 1
+                found.append(kind if names[kind] == 1 else f"{kind} #{names[kind]}")
+        return found
+
+    def calls(self, rank: int) -> list[Call]:
+        """The newest calls of ``rank``, oldest first."""
+        found = self._calls.get(rank)
+        if found is None:
+            found = self._calls[rank] = list(self._open(rank))
+        return found
+
+    def _open(self, rank: int) -> Iterable[Call]:
+        kinds, signatures = self.kinds(rank), self._merged.signatures
+        column = array("I", self._merged.ranks[rank].calls)
+        unknown = model.Signature("")
+        for at in range(0, len(column), 3):
+            word, number, key = column[at : at + 3]
+            signature = signatures.get(key, unknown)
+            slot = word & 0xFFFF
+            if slot < len(kinds):
+                yield kinds[slot], bool(word & model.CALL_P2P), number, signature.op, signature.peer
+
+    def reached(self, rank: int) -> dict[tuple[str, bool], tuple[int, Call]]:
+        """The newest number on each kind of group, and of sends and recvs there, each as a call."""
+        found: dict[tuple[str, bool], tuple[int, Call]] = {}
+        for slot, kind in enumerate(self.kinds(rank)):
+            group = self._merged.ranks[rank].groups[slot]
+            if group.enqueued is not None:
+                found[kind, False] = (group.enqueued, (kind, False, group.enqueued, "a collective", -1))
+        return found
+
+    def mates(self, rank: int, near: Iterable[int] = ()) -> list[int]:
+        """Ranks that were heard and run the same program, ``near`` ones first."""
+        if self._roles is None:
+            self._roles = {}
+            for other in self._merged.ranks:
+                self._roles.setdefault(self._role(other), []).append(other)
+        same = self._roles.get(self._role(rank), [])
+        members = set(same)
+        first = [other for other in near if other in members and other != rank]
+        chosen = set(first)
+        return first + [other for other in same if other != rank and other not in chosen]
+
+    def _role(self, rank: int) -> tuple[object, ...]:
+        return self._stages.get(rank, ())
+
+
+def compare(one: list[Call], other: list[Call]) -> tuple[int, int, str]:
+    """Where two lists of calls part: index in each, and how ``one`` stands: same, behind, ahead, differ or apart.
+
+    Rings forget at different places, so the lists are first laid upon a call that both have.
+    """
+    place = {call: at for at, call in reversed(list(enumerate(other)))}
+    start = next(((at, place[call]) for at, call in enumerate(one) if call in place), None)
+    if start is None:
+        return 0, 0, "apart" if one and other else ("behind" if other else "ahead" if one else "same")
+    i, j = start
+    while i < len(one) and j < len(other) and one[i] == other[j]:
+        i += 1
+        j += 1
+    if i == len(one):
+        return i, j, "same" if j == len(other) else "behind"
+    return i, j, "ahead" if j == len(other) else "differ"
+
+
+def deviation(orders: Orders, rank: int, mates: list[int]) -> Deviation | None:
+    """How ``rank`` left the order that its mates keep; None where it keeps it, or where nobody can tell who left it."""
+    mine = orders.calls(rank)
+    against: Counter[Call] = Counter()
+    where: dict[Call, tuple[int, int, int]] = {}
+    agreeing = 0
+    for mate in mates[:MATES_MAX]:
+        i, j, how = compare(mine, orders.calls(mate))
+        if how == "differ":
+            theirs = orders.calls(mate)[j]
+            against[theirs] += 1
+            where.setdefault(theirs, (mate, i, j))
+        elif how != "apart":
+            agreeing += 1
+    if not against:
+        return None
+    theirs, votes = against.most_common(1)[0]
+    mate, i, j = where[theirs]
+    by_habit = False
+    if votes <= agreeing:
+        return None
+    if votes + agreeing < 2:
+        by_habit = True
+        if not (_is_new(mine, i) and not _is_new(orders.calls(mate), j)):
+            return None
+    return Deviation(rank, mine[i], theirs, _how(mine, i, orders.calls(mate), j), votes, by_habit)
+
+
+def crossing(orders: Orders, rank: int) -> Deviation | None:
+    """``rank`` made one call before another, most of its mates the other way round, told by the counts alone.
+
+    That needs no history, so it holds for dumps of unfinished operations too.
+    """
+    mine = orders.reached(rank)
+    votes: Counter[tuple[Call, Call]] = Counter()
+    mates = orders.mates(rank)[: 8 * MATES_MAX]
+    for mate in mates:
+        theirs = orders.reached(mate)
+        both = [key for key in mine if key in theirs]
+        ahead = [key for key in both if mine[key][0] > theirs[key][0]]
+        behind = [key for key in both if mine[key][0] < theirs[key][0]]
+        if ahead and behind:
+            votes[mine[ahead[0]][1], theirs[behind[0]][1]] += 1
+    if not votes or 2 * sum(votes.values()) <= len(mates) or len(mates) < 2:
+        return None
+    (own, theirs_call), count = votes.most_common(1)[0]
+    return Deviation(rank, own, theirs_call, "swapped", count)
+
+
+def _turn(one: Call, other: Call) -> tuple[object, ...]:
+    return (one[0], one[1], one[3], one[4], other[0], other[1], other[3], other[4])
+
+
+def _is_new(taken: list[Call], at: int) -> bool:
+    """Was the turn at ``at`` (this call after that one) never taken before?"""
+    if at == 0:
+        return False
+    turn = _turn(taken[at - 1], taken[at])
+    return all(_turn(taken[k - 1], taken[k]) != turn for k in range(1, at))
+
+
+def _how(mine: list[Call], i: int, theirs: list[Call], j: int) -> str:
+    """Whose call is one too many? Numbers on the group in question are shifted by then, so they are left out."""
+    own, other = ([(c[0], c[1], c[3], c[4]) for c in side] for side in (mine[i : i + LOOK], theirs[j : j + LOOK]))
+    later = other.index(own[0]) if own[0] in other else LOOK  # of mine among theirs
+    sooner = own.index(other[0]) if other[0] in own else LOOK
+    if later == sooner:
+        return "swapped"
+    return "skipped" if later < sooner else "extra"
+
+
+def _stages(merged: Merged) -> dict[int, tuple[object, ...]]:
+    """The stage of each rank: its place on the pipeline axis, or in the groups that carry sends and recvs."""
+    found: dict[int, tuple[object, ...]] = {}
+    if merged.coords and any("pp" in coords for coords in merged.coords.values()):
+        for rank, coords in merged.coords.items():
+            found[rank] = (coords.get("pp", -1),)
+        return found
+    for at, group in enumerate(merged.groups):
+        carries = any(merged.ranks[rank].groups[slot].pairs for rank, slot in group.slots.items())
+        if carries and group.told:
+            for place, rank in enumerate(merged.groups[at].ranks):
+                found[rank] = (*found.get(rank, ()), place)
+    return found
