@@ -5,8 +5,10 @@
 Every rank is a process of its own, forked from one that has imported torch. It makes a process group for each axis and
 goes through the same steps, until its own fault, if it has one, keeps it from a call or changes it. Once nothing has
 moved for a while each rank is asked for its flight record, which a thread of it writes while its main thread is
-blocked: even ranks as a pickle (without stacks, as those hold paths of this machine), odd ranks as JSON. The parent,
-which chose the fault, writes the truth beside them. Nothing here knows how dumps are judged.
+blocked: even ranks as a pickle (without stacks, as those hold paths of this machine), odd ranks as JSON. Each rank also
+keeps a log of its calls with begin and end, since gloo records no send and no recv; from_log.py makes of it what NCCL's
+recorder would have held. The parent, which chose the fault, writes the truth beside them. Nothing here knows how dumps
+are judged.
 """
 
 from __future__ import annotations
@@ -43,28 +45,28 @@ class Fault:
     """What one rank does otherwise at one of its calls, counted within the step."""
 
     name: str
-    action: str  # stuck, kill, stop, op, size, dtype, skip, extra
+    action: str  # stuck, kill, stop, op, size, dtype, skip, extra, recv
     rank: int
     call: str  # word of the call, see `Rank.step`
     kinds: tuple[str, ...]
-    identifiable: str = "yes"
 
 
 CAMPAIGN: dict[str, tuple[Fault, ...]] = {
     "idle": (),
     "stuck-tp": (Fault("stuck-tp", "stuck", 5, "tp-scatter", ("rank-missing",)),),
     "stuck-cp": (Fault("stuck-cp", "stuck", 10, "cp-gather", ("rank-missing",)),),
-    "stuck-pp": (Fault("stuck-pp", "stuck", 3, "pp-send", ("rank-missing", "p2p-missing"), "maybe"),),
+    "stuck-pp": (Fault("stuck-pp", "stuck", 3, "pp-send", ("rank-missing", "p2p-missing")),),
     "stuck-dp": (Fault("stuck-dp", "stuck", 9, "dp-reduce", ("rank-missing",)),),
     "stuck-world": (Fault("stuck-world", "stuck", 14, "world-norm", ("rank-missing",)),),
-    "killed": (Fault("killed", "kill", 6, "cp-gather", ("rank-missing",), "maybe"),),
+    "killed": (Fault("killed", "kill", 6, "cp-gather", ("rank-missing",)),),
     "stopped": (Fault("stopped", "stop", 12, "tp-reduce", ("rank-missing",)),),
     "wrong-op": (Fault("wrong-op", "op", 7, "dp-reduce", ("collective-mismatch", "order-mismatch")),),
     "wrong-size": (Fault("wrong-size", "size", 2, "dp-reduce", ("size-mismatch",)),),
     "wrong-dtype": (Fault("wrong-dtype", "dtype", 13, "dp-reduce", ("dtype-mismatch",)),),
     "skipped": (Fault("skipped", "skip", 8, "tp-scatter", ("order-mismatch", "collective-mismatch", "rank-missing")),),
     "extra": (Fault("extra", "extra", 1, "cp-gather", ("order-mismatch", "collective-mismatch")),),
-    "sender-missing": (Fault("sender-missing", "skip", 4, "pp-grad-send", ("p2p-missing", "order-mismatch"), "maybe"),),
+    "sender-missing": (Fault("sender-missing", "skip", 4, "pp-grad-send", ("p2p-missing", "order-mismatch")),),
+    "both-receive": (Fault("both-receive", "recv", 2, "pp-send", ("p2p-deadlock", "p2p-missing", "order-mismatch")),),
     "two": (
         Fault("stuck-tp", "stuck", 0, "tp-gather", ("rank-missing",)),
         Fault("stuck-cp", "stuck", 15, "cp-gather", ("rank-missing",)),
@@ -99,6 +101,7 @@ class Rank:
         self._faults = {fault.call: fault for fault in faults if fault.rank == rank}
         self._groups: dict[str, Any] = {}
         self._at = -1
+        self._log: list[list[Any]] = []  # axis, operation, peer, shape, dtype, begin and end in ns
 
     def run(self) -> None:
         """Join, train, and stand wherever it ends; the parent ends the process."""
@@ -160,6 +163,8 @@ class Rank:
         elif fault.action == "extra":
             call()
             call()
+        elif fault.action == "recv":
+            self._p2p("recv", next(rank for rank in groups_of(self.rank, ("pp",)) if rank != self.rank))
         elif fault.action != "skip":
             self._wrong(fault.action)
 
@@ -172,18 +177,25 @@ class Rank:
     def _gather(self, axis: str, shape: tuple[int, ...]) -> None:
         group = self._groups[axis]
         parts = [self._torch.empty(shape) for _ in range(group.size())]
-        self._dist.all_gather(parts, self._torch.ones(shape), group=group)
+        value = self._torch.ones(shape)
+        self._logged(axis, "all_gather", None, value, lambda: self._dist.all_gather(parts, value, group=group))
 
     def _reduce(self, axis: str, shape: tuple[int, ...], double: bool = False) -> None:
-        dtype = self._torch.float64 if double else self._torch.float32
-        self._dist.all_reduce(self._torch.ones(shape, dtype=dtype), group=self._groups[axis])
+        value = self._torch.ones(shape, dtype=self._torch.float64 if double else self._torch.float32)
+        group = self._groups[axis]
+        self._logged(axis, "all_reduce", None, value, lambda: self._dist.all_reduce(value, group=group))
 
     def _p2p(self, direction: str, peer: int) -> None:
-        value = self._torch.ones(8, 6)
-        if direction == "send":
-            self._dist.send(value, peer, group=self._groups["pp"])
-        else:
-            self._dist.recv(value, peer, group=self._groups["pp"])
+        value, group = self._torch.ones(8, 6), self._groups["pp"]
+        call = self._dist.send if direction == "send" else self._dist.recv
+        self._logged("pp", direction, peer, value, lambda: call(value, peer, group=group))
+
+    def _logged(self, axis: str, op: str, peer: int | None, value: Any, call: Callable[[], object]) -> None:
+        dtype = "Double" if value.dtype == self._torch.float64 else "Float"
+        line = [axis, op, peer, list(value.shape), dtype, time.time_ns(), None]
+        self._log.append(line)
+        call()
+        line[-1] = time.time_ns()
 
     def _dump_when_asked(self) -> None:
         from torch._C import _distributed_c10d as c10d
@@ -194,6 +206,7 @@ class Rank:
             written = c10d._dump_fr_trace_json()
         else:
             written = c10d._dump_fr_trace(includeStackTraces=False)
+        (self._folder / f"log_{self.rank}").write_text(json.dumps(self._log))
         draft = self._folder / f".{self.rank}"
         draft.write_bytes(written.encode() if isinstance(written, str) else written)
         draft.rename(self._folder / f"rank_{self.rank}")
@@ -248,11 +261,13 @@ def record(name: str, faults: Sequence[Fault]) -> dict[str, Any]:
 def _gathered(name: str, faults: Sequence[Fault], folder: pathlib.Path, died: dict[int, int | None]) -> dict[str, Any]:
     groups: dict[str, Any] = {}
     dumps: dict[str, str] = {}
+    logs: dict[str, Any] = {}
     for rank in range(WORLD):
         groups |= json.loads((folder / f"groups_{rank}").read_text())
         path = folder / f"rank_{rank}"
         if path.exists():
             dumps[str(rank)] = base64.b64encode(path.read_bytes()).decode()
+            logs[str(rank)] = json.loads((folder / f"log_{rank}").read_text())
     culprits = sorted(fault.rank for fault in faults)
     unseen = any(fault.action not in ("kill", "stop") and str(fault.rank) not in dumps for fault in faults)
     truth = {
@@ -260,13 +275,13 @@ def _gathered(name: str, faults: Sequence[Fault], folder: pathlib.Path, died: di
         "kinds": list(dict.fromkeys(kind for fault in faults for kind in fault.kinds)) or ["none"],
         "culprits": culprits,
         "allowed": culprits,
-        "identifiable": "maybe" if unseen or any(fault.identifiable != "yes" for fault in faults) else "yes",
+        "identifiable": "maybe" if unseen else "yes",
         "findings": [{"fault": f.name, "kind": f.kinds[0], "culprits": [f.rank], "call": f.call} for f in faults],
         "lost": sorted(set(range(WORLD)) - set(map(int, dumps))),
         "exit_codes": {str(rank): code for rank, code in died.items()},
         "mesh": MESH,
     }
-    return {"truth": truth, "groups": groups, "dumps": dumps}
+    return {"truth": truth, "groups": groups, "dumps": dumps, "logs": logs}
 
 
 def main() -> None:

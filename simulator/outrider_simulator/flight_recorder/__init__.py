@@ -5,11 +5,11 @@
     case.truth.culprits
 
 Every hang is the end state of an execution (execute.py) of the ranks' programs (program.py) on a mesh (layout.py) with
-a fault put in (faults.py), so it is a state that a job can be in; entries.py and encode.py write it as torch does.
+a fault put in (faults.py), so it is a state that a job can be in; entries.py and encoding.py write it as torch does.
 """
 
 from outrider_simulator.flight_recorder.cases import NAMES, Case, Truth, make, write
-from outrider_simulator.flight_recorder.encode import encode
+from outrider_simulator.flight_recorder.encoding import encode
 from outrider_simulator.flight_recorder.entries import Recorder, Settings
 from outrider_simulator.flight_recorder.execute import Plan, Run
 from outrider_simulator.flight_recorder.layout import Layout, lay_out

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from outrider_simulator.flight_recorder import encode, entries, execute, faults, program
+from outrider_simulator.flight_recorder import encoding, entries, execute, faults, program
 from outrider_simulator.flight_recorder import layout as layouts
 
 START_NS: Final = 1_795_000_000_000_000_000
@@ -72,7 +72,7 @@ class Case:
         for rank in range(self.run.plan.layout.world):
             if rank not in self.truth.lost:
                 dump = self.recorder.dump(rank, self.settings[rank], self.at[rank])
-                yield rank, encode.encode(dump)
+                yield rank, encoding.encode(dump)
 
     def document(self) -> dict[str, Any]:
         """The truth, and how the case was made, for JSON."""
@@ -161,7 +161,7 @@ def _job(chance: random.Random, mesh: str) -> tuple[faults.Job, execute.Plan]:
         stages,
         steps=5,
         ahead=chance.choice((0, 2, 8, 24, 64)),
-        first_step=chance.choice((0, 3, 12, 60)),
+        first_step=chance.choice((0, 3, 12, 30)),
         seed=chance.randrange(2**31),
     )
     return faults.Job(layout, stages, chance), plan
@@ -254,11 +254,12 @@ def _settings(chance: random.Random, world: int, name: str) -> list[entries.Sett
     """How the ranks record; now and then releases are mixed, or JSON is all there is."""
     one = entries.Settings(
         version=chance.choice(("2.3", "2.4", "2.7", "2.9", "2.10", "2.10", "2.10")),
-        ring=chance.choice((2000, 2000, 300, 64)),
+        ring=chance.choice((2000, 300, 300, 64)),
         form="json" if chance.random() < 0.12 else "pickle",
         stacks=chance.random() < 0.5,
         timing=chance.random() < 0.4,
         active_only=chance.random() < 0.15 and not name.startswith("slow"),
+        told_members=chance.random() < 0.2,
     )
     if chance.random() < 0.06:
         versions = ("2.3", "2.4", "2.7", "2.9", "2.10")

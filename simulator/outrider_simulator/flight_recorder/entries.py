@@ -23,7 +23,10 @@ FOREVER = 1e6  # a moment by which all that can happen has happened
 
 @dataclass(frozen=True)
 class Settings:
-    """How ranks record and dump. ``version`` is the format's; ``ring`` the number of entries kept."""
+    """How ranks record and dump. ``version`` is the format's; ``ring`` the number of entries kept.
+
+    ``told_members``: members of a coalesced batch share its state, as writers other than torch's may have it.
+    """
 
     version: str = "2.10"
     ring: int = 2000
@@ -31,6 +34,7 @@ class Settings:
     stacks: bool = True
     timing: bool = False
     active_only: bool = False
+    told_members: bool = False
 
     @property
     def minor(self) -> int:
@@ -145,7 +149,7 @@ class Recorder:
             moment = created + place * 700
             if line.p2p and line.inputs:
                 op += 1
-            if line.event:
+            if line.event or settings.told_members:
                 yield Entry(line, number + place, cseq, pseq, op, moment, state, started, completed, retired, duration)
             elif line.p2p or settings.minor >= 7:
                 yield Entry(line, number + place, cseq, pseq, op, moment, SCHEDULED, None, None, False, None)
