@@ -55,5 +55,6 @@ def _roots(sources: settings.Sources) -> catalog.Roots:
         sysfs=sources.sysfs,
         procfs=sources.procfs,
         expected_mounts=tuple(map(str, dict.fromkeys((*sources.expect_mounts, *sources.checkpoint_mounts)))),
+        probed_mounts=tuple(map(str, sources.probe_mounts)),
         redfish=bmc,
     )

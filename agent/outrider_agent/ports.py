@@ -7,6 +7,7 @@ by binding, and keep it from our other jobs for a while.
 
 from __future__ import annotations
 
+import array
 import errno
 import random
 import socket
@@ -31,7 +32,7 @@ class Ports:
     """The ports this agent has promised of late. One owner, the orders."""
 
     def __init__(self, candidates: Sequence[int] | None = None, seed: int | None = None) -> None:
-        self._candidates = candidates if candidates is not None else outside(ephemeral_range())
+        self._candidates = candidates if candidates is not None else array.array("H", outside(ephemeral_range()))
         self._random = random.Random(seed)
         self._reserved: dict[int, float] = {}
 

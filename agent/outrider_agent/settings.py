@@ -45,6 +45,7 @@ class Sources:
     expect_power_limit: int | None = None  # W, where somebody capped the GPUs on purpose; None: the board's own
     expect_cores: int | None = None  # None: as many as there were
     expect_mounts: tuple[Path, ...] = ()  # file systems that have to be mounted and to answer
+    probe_mounts: tuple[Path, ...] = ()  # file systems that a small file is written to and read back from, in time
     checkpoint_mounts: tuple[Path, ...] = ()  # those that hold checkpoints: too little room there is an error
     redfish_url: str | None = None  # the node's BMC
     redfish_credentials: Path | None = None  # file with user:password that nobody else may read
@@ -128,6 +129,7 @@ def check_sources(given: Sources) -> Sources:
             f"--nvml-library {given.nvml_library}: is missing; name libnvidia-ml.so.1, or leave it out to find it"
         )
     named = [("--expect-mount", mount) for mount in given.expect_mounts]
+    named += [("--probe-mount", mount) for mount in given.probe_mounts]
     for option, mount in named + [("--checkpoint-mount", mount) for mount in given.checkpoint_mounts]:
         if not mount.is_absolute():
             raise SettingsError(f"{option} {mount}: is not a mount point such as /ckpt; give the whole path")

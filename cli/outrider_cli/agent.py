@@ -42,6 +42,7 @@ WATCHED: Final[dict[str, type]] = {
     "expect_power_limit": int,
     "expect_cores": int,
     "expect_mount": list,
+    "probe_mount": list,
     "checkpoint_mount": list,
     "redfish": str,
     "redfish_credentials": str,
@@ -96,6 +97,12 @@ def _add_watched(group: Any) -> None:
         help="a file system with checkpoints: it has to be mounted and to have room; may be repeated",
     )
     add("--expect-mount", action="append", metavar="PATH", help="a file system that has to be mounted; may be repeated")
+    add(
+        "--probe-mount",
+        action="append",
+        metavar="PATH",
+        help="a file system where a small file is written and read back, each within a deadline; may be repeated",
+    )
     add("--redfish", metavar="URL", help="the node's BMC, asked for power supplies, fans and its log")
     add("--redfish-credentials", metavar="FILE", help="file with the BMC's user:password, for nobody else to read")
     add("--redfish-ca-file", metavar="FILE", help="certificates to trust for the BMC in place of the system's (PEM)")
@@ -148,8 +155,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _once(options: argparse.Namespace, sources: Any, only_kernel_log: bool) -> int:
-    from outrider_agent import node_signals, once
-    from outrider_agent.signals import host
+    with errors.extra("agent"):
+        from outrider_agent import node_signals, once
+        from outrider_agent.signals import host
     from outrider_cli import sweep_view
 
     for name in NOT_ONCE:
@@ -166,8 +174,8 @@ def _once(options: argparse.Namespace, sources: Any, only_kernel_log: bool) -> i
 
 
 def _stand(options: argparse.Namespace, sources: Any) -> int:
-    from outrider_agent import agent, settings
-
+    with errors.extra("agent"):
+        from outrider_agent import agent, settings
     state = serve.prepared_state(options.state)
     url = options.controller or os.environ.get("OUTRIDER_CONTROLLER") or None
     token_file = options.token_file or os.environ.get("OUTRIDER_TOKEN_FILE")
@@ -231,6 +239,7 @@ def _sources(settings: Any, given: dict[str, Any]) -> Any:
     return settings.Sources(
         **made,
         expect_mounts=tuple(Path(mount) for mount in given.get("expect_mount") or ()),
+        probe_mounts=tuple(Path(mount) for mount in given.get("probe_mount") or ()),
         checkpoint_mounts=tuple(Path(mount) for mount in given.get("checkpoint_mount") or ()),
         redfish_url=given.get("redfish"),
     )

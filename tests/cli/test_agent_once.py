@@ -110,6 +110,7 @@ def test_a_signal_that_hangs_or_breaks_is_told_and_holds_nobody() -> None:
         (["--once", "--sysfs", "/nope"], "laid out like /sys"),
         (["--once", "--expect-gpus", "99"], "--expect-gpus 99: a node has 0 to 64"),
         (["--once", "--expect-mount", "ckpt"], "give the whole path"),
+        (["--once", "--probe-mount", "ckpt"], "give the whole path"),
         (["--once", "--redfish", "https://bmc.example"], "needs --redfish-credentials FILE"),
         (["--once", "--redfish", "http://bmc.example", "--redfish-credentials", "/etc/hostname"], "give https://"),
         (["--once", "--supervise"], "--supervise has no meaning with --once"),

@@ -44,6 +44,8 @@ class Judge:
     ) -> None:
         self.rules = tuple(rules) or table.RULES
         self.cells: dict[tuple[str, str], Cell] = {}
+        self.by_name: dict[str, dict[str, Cell]] = {}  # the same by reading, then by device
+        self._rest: dict[tuple[str, str], known.Value] = {}  # values that all tracks of a cell rest on
         self.counts: dict[tuple[str, str], float] = {}  # of RESETS_BY, by GPU
         self.known = known.Known(self.rules, expectations or ruling.Expectations())
         self.known.simulated = simulated
@@ -85,6 +87,7 @@ class Judge:
 
     def restore(self, memory: object) -> None:
         """Take up ``memory``; what does not look like it is passed over."""
+        self._rest.clear()
         recall.restore(self, memory)
 
     def cell(self, device: str, name: str) -> Cell:
@@ -99,6 +102,7 @@ class Judge:
             found = tuple(track.Track(rule, device) for rule in rules)
             if rules:
                 self.cells[key] = found
+                self.by_name.setdefault(name, {})[device] = found
         return found
 
     def _readings(self, sweep: readings.Sweep) -> list[Draft]:
@@ -114,18 +118,34 @@ class Judge:
                 drafts += self._reset(reading, at)
             unreadable = unreadable or reading.state == "unreadable"
         for reading in sweep.readings:
-            if reading.name not in judged:
-                continue
-            for each in self.cell(reading.device, reading.name):
-                if each.grouped or each.rule.signal != sweep.signal:
-                    continue
-                if what := each.take(reading, at, self.known):
-                    self._told(each, what, at, "")
+            if reading.name in judged:
+                self._judge(reading, sweep.signal, at)
         for each, what in self.groups.take(sweep, self):
             self._told(each, what, at, "")
         if not failed and (unreadable or self.blind.has(sweep.signal)):
             drafts += self.blind.unreadable(sweep, self._is_dead, table.is_grave)
         return drafts
+
+    def _judge(self, reading: readings.Reading, signal: str, at: float) -> None:
+        """What one reading says by itself. One that says the same again, and was well, costs a look into a table."""
+        key, value = (reading.device, reading.name), reading.value
+        if value is not None and self._rest.get(key) == value and reading.state == "value":
+            return
+        cell = self.cell(*key)
+        resting = bool(cell)
+        for each in cell:
+            if each.rule.signal != signal:
+                resting = False
+                continue
+            if each.grouped:
+                continue
+            if what := each.take(reading, at, self.known):
+                self._told(each, what, at, "")
+            resting = resting and each.resting
+        if resting and value is not None:
+            self._rest[key] = value
+        else:
+            self._rest.pop(key, None)
 
     def _told(self, each: track.Track, what: str, at: float, why: str) -> None:
         if what == track.BEGINS:
@@ -147,6 +167,7 @@ class Judge:
         self.known.rebooted_at = sweep.at
         self.confirmed = False
         self.counts.clear()
+        self._rest.clear()
         for cell in self.cells.values():
             for each in cell:
                 if each.rebooted():

@@ -109,8 +109,8 @@ def _off(each: track.Track, device: str, values: dict[str, tuple[float, float]])
 def _absent(name: str, present: dict[str, readings.Reading], sweep: readings.Sweep, judge: Judge) -> Told:
     if sweep.state != "ok":
         return
-    for (device, reading), cell in list(judge.cells.items()):
-        if reading == name and device not in present:
+    for device, cell in list(judge.by_name.get(name, {}).items()):
+        if device not in present:
             for each in cell:
                 if each.rule.absent_is_good and each.rule.signal == sweep.signal and each.active:
                     each.value = None

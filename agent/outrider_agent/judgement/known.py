@@ -31,7 +31,7 @@ _FOR_CONDITIONS: Final = (
         "sram_threshold_exceeded",
     ),
     *("fabric_state", "pcie_generation", "gpu_count_pci", "nvswitch_present", "kind", "ports_expected", "port_role"),
-    *("nvml_call_hung", "recovery_action", "port_state", "retired_pages_double"),
+    *("nvml_call_hung", "recovery_action", "port_state", "retired_pages_double", "port_expected", "ports_active"),
 )
 
 
@@ -237,6 +237,13 @@ def _ports(known: Known, device: str, at: float) -> bool:
     return bool(known.expectations.ports or known.number("", "ports_expected")) and _gpus(known, device, at)
 
 
+def _port_wanted(known: Known, device: str, at: float) -> bool:
+    """One that ought to work, unless as many work as the settings ask for."""
+    asked, active = known.expectations.ports, known.number("", "ports_active")
+    enough = asked is not None and active is not None and active >= asked
+    return known.value(device, "port_expected") is True and not enough
+
+
 def _compute_port(known: Known, device: str, at: float) -> bool:
     return known.value(device, "port_role") == "compute"
 
@@ -260,6 +267,7 @@ CONDITIONS: Final[dict[str, Callable[[Known, str, float], bool]]] = {
     "checkpoint-volume": _checkpoint_volume,
     "ports": _ports,
     "port-active": _port_active,
+    "port-wanted": _port_wanted,
     "many-retired": _many_retired,
     "root": _root,
     "card": _card,

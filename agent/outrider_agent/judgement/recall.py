@@ -103,7 +103,8 @@ def _bases(judge: Judge, rows: Any) -> None:
             continue
         if each := _find(judge, device, name, rule):
             each.base, each.value_at = base, float(value_at)
-            each.window = deque((float(at), float(more)) for at, more in window[-WINDOW_MAX:])
+            if window:
+                each.window = deque((float(at), float(more)) for at, more in window[-WINDOW_MAX:])
 
 
 def _find(judge: Judge, device: object, name: object, rule: object) -> track.Track | None:

@@ -17,6 +17,11 @@ from outrider_agent.judgement.known import Known, Value
 CREDIT_MAX_S: Final = 90.0
 _DENIED: Final = "ermission denied"  # says that we may not look, and nothing of what is there
 BEGINS, ENDS = "begins", "ends"
+_BY_VALUE: Final = (ruling.OneOf, ruling.NoneOf, ruling.Bits)  # tests of nothing but the value itself
+_BY_BOUND: Final = (ruling.Above, ruling.Below)
+# Shared by the many tracks that keep none, because an empty deque is 0.7 KiB: nothing can be put into these.
+_NO_WINDOW: Final[deque[tuple[float, float]]] = deque(maxlen=0)
+_NO_SAMPLES: Final[deque[bool]] = deque(maxlen=0)
 
 
 class Track:
@@ -29,11 +34,13 @@ class Track:
         "bad_since",
         "base",
         "bound",
+        "by_value",
         "device",
         "good_s",
         "grouped",
         "measure",
         "patience_s",
+        "resting",
         "rule",
         "sampled_at",
         "samples",
@@ -49,6 +56,8 @@ class Track:
         self.device = device
         self.measure = measures.MEASURES[type(rule.test)]
         self.grouped = type(rule.test) in ruling.GROUPED  # judged by groups.Groups, which sees all devices of a look
+        self.by_value = _by_value(rule)
+        self.resting = False  # good by its value alone, with nothing counting: the same value again changes nothing
         self.active = False
         self.unconfirmed = False  # a finding from before a reboot, that no sample since has judged
         self.patience_s = 0.0  # what a finding that comes and goes must stay away for
@@ -61,8 +70,8 @@ class Track:
         self.value_at = 0.0
         self.bound: Value | None = None
         self.base: Any = None  # the value before, as the test needs it
-        self.window: deque[tuple[float, float]] = deque()
-        self.samples: deque[bool] = deque(maxlen=rule.share.of if rule.share else 1)
+        self.window: deque[tuple[float, float]] = deque() if getattr(rule.test, "within_s", 0.0) else _NO_WINDOW
+        self.samples: deque[bool] = deque(maxlen=rule.share.of) if rule.share else _NO_SAMPLES
         self.sampled_at = 0.0
 
     def take(self, reading: readings.Reading, at: float, known: Known) -> str:
@@ -72,10 +81,12 @@ class Track:
         if reading.state == "value" and value is not None:
             self.value, self.unit = value, reading.unit
             bad = self.measure(self, rule.test, value, at, known)
+            self.resting = self.by_value and bad is False and not self.active and not self.window
             # What is good is good at any time; what is bad counts only while it is asked for.
             if bad and rule.needs and not known.holds(rule.needs, self.device, at):
                 bad = None
             return self.settle(bad, at)
+        self.resting = False
         blind = reading.state == "unreadable" and rule.unreadable_is_bad and _DENIED not in reading.error
         if blind and known.holds(rule.needs, self.device, at):
             self.value = "unreadable"
@@ -156,3 +167,13 @@ class Track:
         if self.active and found < share.bad and len(self.samples) - found <= share.of - share.bad:
             return None
         return found >= share.bad
+
+
+def _by_value(rule: ruling.Rule) -> bool:
+    """Whether what is good stays good for as long as the value (of a counter: its last one) is the same."""
+    test = rule.test
+    if rule.share is not None:
+        return False  # counts samples, whatever they say
+    if isinstance(test, _BY_BOUND):
+        return not (test.bound.reading or test.bound.expected)
+    return isinstance(test, (*_BY_VALUE, ruling.Rises))

@@ -20,6 +20,7 @@ from typing import Final
 from outrider_agent.nvml import announce, process, ward
 
 PERIODS: Final = ("fast", "usual", "slow", "rare")
+NAP_S: Final = 0.003
 NAP_S_MAX: Final = 0.05
 LOOK_S: Final = 0.25  # how often a silent helper is looked at
 DYING_S: Final = 1.0  # after which a killed helper counts as one that cannot be killed
@@ -179,7 +180,7 @@ class Readers:
         reader.helper.say({"n": self._number, "periods": periods, "gpus": gpus, "leave": self.ward.left()})
         # Answers come one a GPU, within milliseconds of each other: to wait for them once costs less than to be woken
         # by each.
-        time.sleep(min(reader.takes_s, NAP_S_MAX))
+        time.sleep(min(NAP_S + 2 * reader.takes_s, NAP_S_MAX) if reader.takes_s else 0.0)
 
     def _hear(self, reader: _Reader, within_s: float, found: list[process.Message]) -> bool:
         """Whether the round is over."""

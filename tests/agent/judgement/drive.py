@@ -53,6 +53,7 @@ CONDITIONS: dict[str, tuple[tuple[str | None, str, float | str | bool], ...]] = 
     "checkpoint-volume": (),
     "ports": (("", "ports_expected", 8.0), ("", "gpu_count_pci", 8.0)),
     "compute-port": ((None, "port_role", "compute"),),
+    "port-wanted": ((None, "port_expected", True),),
     "port-active": ((None, "port_state", "ACTIVE"),),
     "many-retired": ((None, "retired_pages_double", 20.0),),
     "root": (),

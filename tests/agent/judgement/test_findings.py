@@ -18,6 +18,44 @@ def warm(at: float, celsius: float) -> readings.Sweep:
     return sweep(at, limit, readings.Reading("gpu3", "temperature", celsius, "C"))
 
 
+def test_a_gpu_that_the_driver_no_longer_lists_is_named() -> None:
+    judge = engine.Judge("n0")
+    (found,) = judge.take(sweep(1e6, readings.Reading("gpu3", "nvml_code", 6.0)))
+    assert (found.kind, found.severity, found.device) == ("gpu-lost", "fatal", "gpu3")
+
+
+def test_a_port_that_never_worked_is_named_where_it_is_expected_and_no_other_takes_its_place() -> None:
+    def told(judge: engine.Judge, active: float, expected: bool) -> list[str | None]:
+        found: list[str | None] = []
+        for second in range(0, 300, 60):
+            seen = (
+                readings.Reading("mlx5_0/1", "port_state", "DOWN"),
+                readings.Reading("mlx5_0/1", "port_expected", expected),
+                readings.Reading("", "ports_active", active),
+            )
+            look = readings.Sweep("infiniband", 1e6 + second, 0.0, "ok", seen)
+            found += [one.device for one in judge.take(look) if one.kind == "port-down"]
+        return found
+
+    assert told(engine.Judge("n0"), 7.0, True) == ["mlx5_0/1"]
+    assert told(engine.Judge("n0"), 7.0, False) == []
+    assert told(engine.Judge("n0", expectations=rules.Expectations(ports=7)), 7.0, True) == []
+    assert told(engine.Judge("n0", expectations=rules.Expectations(ports=8)), 7.0, True) == ["mlx5_0/1"]
+
+
+def test_a_fabric_manager_that_is_down_is_told_where_nvml_says_nothing() -> None:
+    judge = engine.Judge("n0")
+    switches = readings.Reading("", "nvswitch_present", True)
+    judge.take(readings.Sweep("inventory", 1e6, 0.0, "ok", (switches,)))
+    stopped = readings.Reading("nvidia-fabricmanager", "service_active", "inactive")
+    found = [
+        one.kind
+        for minute in range(1, 20)
+        for one in judge.take(readings.Sweep("services", 1e6 + 60 * minute, 0.0, "ok", (stopped,)))
+    ]
+    assert found == ["service-stopped"]
+
+
 def test_a_finding_that_turns_graver_is_told_again_and_ends_once() -> None:
     judge = engine.Judge("n0")
     told = [one for step in range(60) for one in judge.take(warm(1e6 + 10.0 * step, 85.0))]
