@@ -313,6 +313,8 @@ def _batches(entries: Iterable[tuple[int, Mapping[str, Any]]]) -> _Batches:
                 found.names.add(name)
             before[name] = p2p
             if p2p:
+                if found.newest.get(name) == number:
+                    found.names.add(name)  # equal numbers are a batch, and its end is gone once it is over
                 found.newest[name] = number
         except _NOT_WHOLE:
             continue  # told when the entry itself is taken

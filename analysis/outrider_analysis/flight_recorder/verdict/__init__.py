@@ -46,7 +46,14 @@ def judge(merged: Merged) -> Verdict:
 
 
 def _weighed(case: rules.Case, findings: list[Finding]) -> list[Finding]:
-    """Without the operations that all have joined where a rank is to blame that is in them or that they wait with."""
+    """Without what another finding explains, and ranks without dumps that may each have been the one as one finding.
+
+    An operation that all have joined is explained by a rank to blame that is in it, or that waits with its members; a
+    circle by a rank in it that is to blame by itself.
+    """
+    findings = _absentees(findings)
+    alone = {finding.culprits[0] for finding in findings if len(finding.culprits) == 1}
+    findings = [f for f in findings if len(f.culprits) < 2 or not alone.intersection(f.culprits)]
     blamed = [finding for finding in findings if finding.culprits]
     close = {rank for finding in blamed for rank in (*finding.culprits, *finding.victims)}
     close |= {rank for finding in blamed if finding.where for rank in finding.where.ranks}
@@ -55,6 +62,16 @@ def _weighed(case: rules.Case, findings: list[Finding]) -> list[Finding]:
         for finding in findings
         if finding.kind != "all-joined-stuck" or finding.where is None or not close.intersection(finding.where.ranks)
     ]
+
+
+def _absentees(findings: list[Finding]) -> list[Finding]:
+    doubtful = [finding for finding in findings if finding.absent and not finding.culprits]
+    if len(doubtful) < 2:
+        return findings
+    first = min(doubtful, key=lambda finding: (finding.since_ns or 2**63, finding.candidates))
+    first.candidates = tuple(sorted({rank for finding in doubtful for rank in finding.candidates}))
+    first.victims = tuple(sorted({rank for finding in doubtful for rank in finding.victims} - set(first.candidates)))
+    return [finding for finding in findings if finding is first or finding not in doubtful]
 
 
 def _doubt(case: rules.Case, findings: list[Finding]) -> None:

@@ -15,7 +15,6 @@ from outrider_analysis.flight_recorder.verdict.board import Board
 from outrider_analysis.flight_recorder.verdict.graph import Node
 from outrider_analysis.flight_recorder.verdict.order import Call, Orders
 
-
 UNHEARD_MAX: Final = 4096
 
 
@@ -113,10 +112,12 @@ def _kind(orders: Orders, merged: Merged, group: int, rank: int) -> str:
 
 def _partners(merged: Merged, orders: Orders, rank: int, between: list[Call]) -> Iterable[Node]:
     """Partners of sends and recvs that lie between."""
-    for kind, p2p, _, _, peer in between:
+    for kind, p2p, _, _, step in between:
         if not p2p:
             continue
         for group in merged.of_rank.get(rank, ()):
             members = merged.groups[group].ranks
-            if _kind(orders, merged, group, rank) == kind and 0 <= peer < len(members) and members[peer] != rank:
-                yield ("rank", members[peer])
+            if _kind(orders, merged, group, rank) == kind and len(members) > 1:
+                partner = members[(members.index(rank) + step) % len(members)]
+                if partner != rank:
+                    yield ("rank", partner)

@@ -35,8 +35,11 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     kept = [finding for finding in findings if finding.kind in PROOF]
     aged = [f for f in findings if f not in kept and f.since_ns and usual and now - f.since_ns > PAUSES * usual]
     if kept or aged:
-        return kept + aged
-    few = len(findings) == 1 or (len(findings) == ends <= ENDS_MAX and all(f.kind in CAME_NOT for f in findings))
+        return findings if kept else aged
+    findings = [finding for finding in findings if finding.kind != "device-stuck"]
+    few = len(findings) == 1 or (
+        len(findings) == ends <= ENDS_MAX and all(f.kind in CAME_NOT or f.absent for f in findings)
+    )
     if not few or _at_work(case, findings):
         return []
     for finding in findings:

@@ -19,7 +19,8 @@ from outrider_analysis.flight_recorder.merge import Merged
 MATES_MAX: Final = 8
 LOOK: Final = 12  # calls after a difference among which its end is sought
 
-Call = tuple[str, bool, int, str, int]  # kind of group, send or recv, number, operation, partner within the group
+# Kind of group, send or recv, number, operation, how many places further on in the group the partner is.
+Call = tuple[str, bool, int, str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,12 @@ class Orders:
             signature = signatures.get(key, unknown)
             slot = word & 0xFFFF
             if slot < len(kinds):
-                yield kinds[slot], bool(word & model.CALL_P2P), number, signature.op, signature.peer
+                step = -1
+                if word & model.CALL_P2P:
+                    place = self._merged.places[rank][slot]
+                    size = len(self._merged.groups[place].ranks) if place >= 0 else 0
+                    step = (signature.peer - signature.me) % size if size else signature.peer - signature.me
+                yield kinds[slot], bool(word & model.CALL_P2P), number, signature.op, step
 
     def reached(self, rank: int) -> dict[tuple[str, bool], tuple[int, Call]]:
         """The newest number on each kind of group, and of sends and recvs there, each as a call."""

@@ -2,12 +2,14 @@
 
 Two measures, each within one group, so that the way of the work through the pipeline does not count. With timing on, a
 collective takes long on those who came early and is short on the one who came last. Without it, the calls' own times
-tell who came last; hosts' clocks differ, so each rank's clock is first set by when it saw the same collectives end.
+tell who came last; hosts' clocks differ, so each rank's clock is first set by when it saw the same collectives end
+(where it looked often enough for that: the watchdog's look may find several ended at once).
 A rank is named only where it is late nearly every time and by a good part of the time that passes between collectives.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from array import array
 from collections.abc import Iterable
@@ -23,7 +25,9 @@ from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, Findin
 SAMPLES_MIN: Final = 4  # collectives that all members saw
 OFTEN: Final = 0.75  # share of them in which the same rank is last
 SHARE: Final = 0.3  # late by this part of the time between two collectives of the group
+SHARE_MAX: Final = 1.2  # nobody is later than that by being slow: it is another host's clock
 FLOOR_NS: Final = 2_000_000  # less than this is nobody's fault
+FLOOR_BY_CALLS_NS: Final = 10_000_000  # clocks of hosts differ by some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +90,25 @@ def _in_group(merged: Merged, at: int) -> _Late | None:
 def _by_duration(at: int, rows: dict[int, list[tuple[int, ...]]]) -> _Late | None:
     """The last to come is the one on whose device the collective took the shortest time."""
     timed = [k for k in range(len(next(iter(rows.values())))) if all(row[k][2] for row in rows.values())]
-    lates = [{rank: -row[k][2] for rank, row in rows.items()} for k in timed]
-    return _judge(at, rows, lates, "time on the devices")
+    lates = [{rank: float(-row[k][2]) for rank, row in rows.items()} for k in timed]
+    return _judge(at, rows, lates, FLOOR_NS, "time on the devices")
 
 
 def _by_arrival(at: int, rows: dict[int, list[tuple[int, ...]]]) -> _Late | None:
     whole = [k for k in range(len(next(iter(rows.values())))) if all(row[k][0] and row[k][1] for row in rows.values())]
     if len(whole) < SAMPLES_MIN:
         return None
-    ends = {k: statistics.median(row[k][1] for row in rows.values()) for k in whole}
-    clock = {rank: statistics.median(row[k][1] - ends[k] for k in whole) for rank, row in rows.items()}
+    clock = dict.fromkeys(rows, 0.0)
+    if all(len({row[k][1] for k in whole}) == len(whole) for row in rows.values()):
+        ends = {k: statistics.median(row[k][1] for row in rows.values()) for k in whole}
+        clock = {rank: statistics.median(row[k][1] - ends[k] for k in whole) for rank, row in rows.items()}
     lates = [{rank: row[k][0] - clock[rank] for rank, row in rows.items()} for k in whole]
-    return _judge(at, rows, lates, "the times of the calls, clocks set by their ends")
+    return _judge(at, rows, lates, FLOOR_BY_CALLS_NS, "the times of the calls")
 
 
-def _judge(at: int, rows: dict[int, list[tuple[int, ...]]], lates: list[dict[int, float]], how: str) -> _Late | None:
+def _judge(
+    at: int, rows: dict[int, list[tuple[int, ...]]], lates: list[dict[int, float]], floor_ns: int, how: str
+) -> _Late | None:
     """``lates``: for each collective how late each rank was, from any origin."""
     if len(lates) < SAMPLES_MIN:
         return None
@@ -110,14 +118,14 @@ def _judge(at: int, rows: dict[int, list[tuple[int, ...]]], lates: list[dict[int
         return None
     by = statistics.median(late[rank] - max(value for other, value in late.items() if other != rank) for late in lates)
     pace = _pace(rows.values())
-    if by < FLOOR_NS or not pace or by < SHARE * pace:
+    if by < floor_ns or not pace or not SHARE * pace <= by <= SHARE_MAX * pace:
         return None
     return _Late(rank, at, by, by / pace, how)
 
 
 def _pace(rows: Iterable[list[tuple[int, ...]]]) -> float:
     """The usual time between two collectives of the group, ns."""
-    steps = [b[0] - a[0] for row in rows for a, b in zip(row, row[1:], strict=False) if a[0] and b[0]]
+    steps = [b[0] - a[0] for row in rows for a, b in itertools.pairwise(row) if a[0] and b[0]]
     return statistics.mean(steps) if steps else 0.0
 
 

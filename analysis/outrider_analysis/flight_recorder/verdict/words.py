@@ -60,10 +60,10 @@ def operation(merged: Merged, wait: Wait) -> str:
 
 def call(made: Call) -> str:
     """One call in the order of a rank: ``all_reduce of mesh_tp, number 41``."""
-    kind, p2p, number, op, peer = made
-    return (
-        f"{op} {'to' if op == 'send' else 'from'} place {peer} of {kind}" if p2p else f"{op} of {kind}, number {number}"
-    )
+    kind, p2p, number, op, step = made
+    if p2p:
+        return f"{op} {'to' if op == 'send' else 'from'} the partner {step} further in {kind}, number {number}"
+    return f"{op} of {kind}, number {number}"
 
 
 def count(ranks: Sequence[int]) -> str:
