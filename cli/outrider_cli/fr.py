@@ -185,7 +185,10 @@ def _read(paths: Sequence[str]) -> tuple[Any, list[str]]:
     found.unreadable += sources.unreadable
     notes = []
     if sources.passed_over:
-        notes.append(f"{sources.passed_over} files name no rank and look like no dump; they were passed over")
+        words = "file names no rank and looks like no dump; it was passed over"
+        if sources.passed_over > 1:
+            words = "files name no rank and look like no dump; they were passed over"
+        notes.append(f"{sources.passed_over} {words}")
     return found, notes
 
 
@@ -204,7 +207,7 @@ def _judged(
     judged = verdict.judge(merged)
     document = judged.to_json()
     seconds["merge"] = time.monotonic() - began
-    document["unreadable"] = [{"file": file, "error": why} for file, why in unreadable]
+    document["unreadable"] = [{"file": file, "error": why} for file, why in sorted(unreadable)]
     document["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     document["notes"] = [*notes, *merged.problems]
     if not document["ranks_read"]:

@@ -1,0 +1,241 @@
+"""``outrider fr``: dumps or digests in; a document for programs, or a page for people, out."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import pickle
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outrider_agent.flight_recorder import files
+from outrider_analysis.flight_recorder import digest, merge, reading, verdict
+from outrider_cli import fr_answer, main
+from outrider_simulator import flight_recorder
+
+MESH = "dp=2,pp=4,cp=1,tp=4"
+SETTINGS = flight_recorder.Settings(ring=100)
+KEYS = {"verdict", "culprits", "confidence", "where", "victims", "findings", "absent", "unreadable", "ranks_read"}
+KEYS |= {"seconds", "sentence"}
+CAMPAIGN = Path(__file__).resolve().parents[1] / "recorded" / "flight_recorder" / "campaign"
+
+
+def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
+    """Exit status, the document and what was said beside it."""
+    status = main.main(["fr", *arguments, "--json"])
+    said = capsys.readouterr()
+    return status, json.loads(said.out) if said.out else None, said.err
+
+
+def made(folder: Path, name: str = "stuck-tp", seed: int = 5) -> tuple[Path, flight_recorder.Truth]:
+    """A folder of dumps, and what is true of them."""
+    case = flight_recorder.make(seed, name=name, mesh=MESH, settings=SETTINGS)
+    flight_recorder.write(case, folder)
+    return folder / "dumps", case.truth
+
+
+def test_a_stuck_rank_is_named_with_everything_the_contract_promises(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dumps, truth = made(tmp_path)
+    status, document, said = asked(capsys, "analyze", str(dumps), "--mesh", MESH)
+    assert (status, said) == (1, "")
+    assert set(document) >= KEYS
+    assert (document["verdict"], document["culprits"]) == ("rank-missing", list(truth.culprits))
+    assert document["verdict"] in verdict.VERDICTS
+    assert set(document["where"]) >= {"group", "description", "ranks", "collective_seq_id", "op"}
+    assert set(document["seconds"]) == {"read", "digest", "merge"}
+    assert (document["ranks_read"], document["absent"], document["unreadable"]) == (32, [], [])
+    assert document["victims"]["count"] == len(document["victims"]["ranks"])
+    assert set(document["victims"]["waits"][0]) == {"rank", "on_group", "for_ranks"}
+    assert document["findings"][0]["culprits"] == list(truth.culprits)
+
+
+def test_a_job_at_rest_is_no_problem_and_no_dump_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dumps, _ = made(tmp_path, "idle")
+    status, document, _ = asked(capsys, "analyze", str(dumps))
+    assert (status, document["verdict"], document["culprits"]) == (0, "none", [])
+    (tmp_path / "empty").mkdir()
+    for nothing in (str(tmp_path / "empty"), str(tmp_path / "gone")):
+        status, document, said = asked(capsys, "analyze", nothing)
+        assert (status, document["verdict"], document["ranks_read"]) == (2, "unknown", 0)
+        assert "no dump could be read" in said
+    assert document["unreadable"] == [{"file": str(tmp_path / "gone"), "error": "there is no such file"}]
+
+
+def test_digests_of_nodes_give_the_answer_that_their_dumps_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dumps, _ = made(tmp_path, "wrong-size")
+    (dumps / "rank_31").write_bytes(b"")
+    _, whole, _ = asked(capsys, "analyze", str(dumps), "--world", "32")
+    digests = tmp_path / "digests"
+    digests.mkdir()
+    for node in range(4):
+        ranks = [str(dumps / f"rank_{rank}") for rank in range(node * 8, node * 8 + 8)]
+        assert main.main(["fr", "digest", *ranks, "-o", str(digests / f"node-{node}.json")]) == 0
+        assert ("rank_31: empty" in capsys.readouterr().err) == (node == 3)
+    status, merged, _ = asked(capsys, "merge", str(digests), "--world", "32")
+    assert status == 1
+    assert whole["unreadable"] == [{"file": str(dumps / "rank_31"), "error": "empty: the file is empty"}]
+    for document in (whole, merged):
+        del document["seconds"]
+    assert merged == whole
+    (digests / "node-4.json").write_text("{}")
+    status, merged, _ = asked(capsys, "merge", str(digests), "--world", "32")
+    assert (status, merged["culprits"]) == (1, whole["culprits"])
+    assert [os.path.basename(item["file"]) for item in merged["unreadable"]] == ["node-4.json", "rank_31"]
+
+
+def test_a_digest_of_nothing_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rank_0").write_bytes(b"junk")
+    assert main.main(["fr", "digest", str(tmp_path / "rank_0"), "-o", str(tmp_path / "out.json")]) == 2
+    assert "no digest was written" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+    dumps, _ = made(tmp_path)
+    assert main.main(["fr", "digest", str(dumps), "-o", str(tmp_path / "gone" / "out.json")]) == 2
+    assert "-o" in capsys.readouterr().err
+
+
+def test_of_two_dumps_of_a_rank_the_newest_counts_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dumps, truth = made(tmp_path)
+    _, before, _ = asked(capsys, "analyze", str(dumps))
+    older = tmp_path / "older"
+    older.mkdir()
+    for rank in truth.culprits[0], 0:
+        found = pickle.loads((dumps / f"rank_{rank}").read_bytes())
+        found["entries"] = found["entries"][:-5]
+        (older / f"rank_{rank}").write_bytes(pickle.dumps(found, 2))
+    status, document, said = asked(capsys, "analyze", str(older), str(dumps))
+    assert (status, document["culprits"], document["ranks_read"]) == (1, before["culprits"], 32)
+    assert any("more than once" in note for note in document["notes"])
+    assert "more than once" in said
+
+
+def test_gloos_groups_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = json.loads(gzip.decompress((CAMPAIGN / "wrong-dtype.json.gz").read_bytes()))
+    for rank, data in case["dumps"].items():
+        (tmp_path / f"rank_{rank}").write_bytes(base64.b64decode(data))
+    groups = tmp_path / "groups.json"
+    groups.write_text(json.dumps(case["groups"]))
+    status, document, said = asked(capsys, "analyze", str(tmp_path), "--groups", str(groups))
+    assert (status, document["verdict"]) == (1, "dtype-mismatch")
+    assert set(document["culprits"]) >= set(case["truth"]["culprits"])  # who else: tests of the verdict
+    where = document["where"]
+    assert where["ranks"] == case["groups"][where["group"]]["ranks"]  # of one of them there is no dump
+    assert set(where["ranks"]) & set(document["absent"])
+    assert document["notes"] == ["1 file names no rank and looks like no dump; it was passed over"]
+    assert document["notes"][0] in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--mesh", "dp=2,xp=2"], "xp=2"),
+        (["--mesh", "dp=2", "--world", "3"], "has 2 ranks"),
+        (["--world", "0"], "below 1"),
+        (["--groups", "/nowhere/groups.json"], "No such file"),
+        (["--groups", "LIST"], "was expected, not list"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    (tmp_path / "list.json").write_text("[1]")
+    words = [str(tmp_path / "list.json") if word == "LIST" else word for word in arguments]
+    assert main.main(["fr", "analyze", str(tmp_path), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "pattern", ["rank_{}", "host-a17_trace_rank_{}", "h{}.local.trace_{}", "rank_{}.json", "rank{}.pkl"]
+)
+def test_the_rank_is_at_the_end_of_the_name(tmp_path: Path, pattern: str) -> None:
+    names = {pattern.format(*[rank] * pattern.count("{}")): rank for rank in (0, 7, 16383)}
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = files.find([str(tmp_path)])
+    assert {os.path.basename(source.file): source.rank for source in found.files} == names
+
+
+def test_names_that_end_with_something_else_are_told_apart_together(tmp_path: Path) -> None:
+    for rank in range(16):
+        (tmp_path / f"rank_{rank}_host{rank // 8}").write_bytes(b"")
+    assert [source.rank for source in files.find([str(tmp_path)]).files] == list(range(16))
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    for rank in range(16):
+        (tmp_path / f"{rank}_fr_trace.txt").write_bytes(b"")
+    (tmp_path / "README.md").write_text("dumps of the run before")
+    (tmp_path / ".hidden_3").write_text("")
+    (tmp_path / "host-a").write_bytes(pickle.dumps({"version": "2.10", "pg_config": {}}, 2))
+    found = files.find([str(tmp_path)])
+    assert [source.rank for source in found.files] == list(range(16))
+    assert (found.passed_over, [file for file, _ in found.unreadable]) == (1, [str(tmp_path / "host-a")])
+
+
+def test_the_page_is_an_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dumps, truth = made(tmp_path)
+    (dumps / "rank_9").unlink()
+    assert main.main(["fr", "analyze", str(dumps), "--mesh", MESH]) == 1
+    page = capsys.readouterr().out
+    lines = page.splitlines()
+    assert max(map(len, lines)) <= 100
+    (culprit,) = truth.culprits
+    assert lines[0].startswith(f"Rank {culprit} (")
+    assert f"culprit      {culprit} (" in page
+    assert "Who waits for whom" in page
+    assert "  not there  " in page
+    assert "31 ranks of 32 read" in page
+    assert "No dump that could be read of 9 (" in page
+
+
+@pytest.mark.parametrize("name", flight_recorder.NAMES)
+def test_every_kind_of_case_makes_a_page(name: str) -> None:
+    case = flight_recorder.make(3, 32, name, flight_recorder.Settings(ring=64))
+    digester = digest.Digester()
+    read = [(rank, reading.read(data)) for rank, data in case.dumps()]
+    node = digester.node(digester.rank(rank, dump) for rank, dump in read if isinstance(dump, reading.Dump))
+    judged = verdict.judge(merge.merge([node]))
+    document = judged.to_json() | {"seconds": {}, "notes": [], "unreadable": []}
+    lines = list(fr_answer.lines(judged, document))
+    assert max(map(len, lines)) <= 100
+    assert all(finding.kind in "\n".join(lines) for finding in judged.findings)
+
+
+def test_a_terminal_is_told_nothing_by_a_dump(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dumps, _ = made(tmp_path)
+    for path in dumps.iterdir():
+        found = pickle.loads(path.read_bytes())
+        for entry in found["entries"]:
+            entry["process_group"] = (entry["process_group"][0], "\x1b[2Jmesh_tp\r\n\x9b")
+            entry["profiling_name"] = entry["profiling_name"].replace("all_gather", "all\x1b]0;gather")
+        path.write_bytes(pickle.dumps(found, 2))
+    (dumps / "rank_3\x1b[1m_3").write_bytes(b"")
+    assert main.main(["fr", "analyze", str(dumps)]) == 1
+    said = capsys.readouterr()
+    assert all(char.isprintable() or char == "\n" for char in said.out + said.err)
+
+
+def test_progress_is_shown_on_standard_error_alone(tmp_path: Path) -> None:
+    case = flight_recorder.make(1, name="idle", mesh="dp=4,pp=2,cp=1,tp=8", settings=SETTINGS)
+    flight_recorder.write(case, tmp_path)
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "outrider_cli", "fr", "analyze", str(tmp_path / "dumps"), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=follower, check=False)
+    os.close(follower)
+    shown = os.read(leader, 1 << 16)
+    os.close(leader)
+    assert json.loads(done.stdout)["ranks_read"] == 64
+    assert b"reading dumps: 64 of 64" in shown
+    assert shown.endswith(b"\x1b[K")
