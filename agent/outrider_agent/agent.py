@@ -33,6 +33,7 @@ from outrider_agent import (
     observe,
     orders,
     report,
+    resident,
     spool,
     tasks,
     watch,
@@ -44,6 +45,7 @@ from outrider_agent.signals import collectives, disks, host, job_log, ranks
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
+SETTLED_S: Final = 10.0  # after which every part has begun
 LOOK_SELDOM_S: Final = 5.0  # where nobody waits for it to be idle
 MARKS_REFUSED_EVERY_S: Final = 60.0  # at most one observation of refused marks in this time
 
@@ -131,6 +133,7 @@ class Agent:
             log.info(
                 "the agent runs", extra={"node": self._settings.node, "pid": os.getpid(), "state": self._settings.state}
             )
+            loop.call_later(SETTLED_S, resident.settle)
             await self._leave.wait()
         finally:
             log.info("the agent leaves; ranks and keepers go on", extra={"node": self._settings.node})

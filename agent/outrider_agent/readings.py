@@ -12,7 +12,7 @@ from typing import Protocol
 from outrider.records import Json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """One value at one moment. ``value`` counts only where ``state`` is ``value``.
 

@@ -33,7 +33,7 @@ CHANGES_MAX: Final = 512  # changes of phase that are kept for one rank
 Sample = tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # three thousand of them are kept
 class Point:
     """The node's power ``watts`` at ``at``; points of one ``stretch`` may be compared."""
 

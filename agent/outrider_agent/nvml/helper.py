@@ -1,4 +1,4 @@
-"""The helper: the only process that opens the driver. Started by ``process``; ends with the agent.
+"""The helper: the only process that opens the driver. Started by ``process`` through ``begin``; ends with the agent.
 
 It gets one message with what to begin with, calls nvmlInit, says who is there, and then answers each question with one
 message a GPU and a last one for the node. Messages are JSON, one to a packet of the socket. It holds nothing that
@@ -222,7 +222,3 @@ def _die_with_the_agent(lifeline: int) -> None:
     while os.read(lifeline, 1):
         pass
     os._exit(0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

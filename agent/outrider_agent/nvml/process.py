@@ -28,7 +28,7 @@ LOOK_GAP_MAX_S: Final = (
     2.0  # of silence that one look may count: what is more is our own, of a machine that stood still
 )
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
-MODULE: Final = "outrider_agent.nvml.helper"
+MODULE: Final = "outrider_agent.nvml.begin"
 Message = dict[str, Any]
 Kill = Callable[[int], None]
 
