@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 GPUS_MAX: Final = 16  # of one host, as many as the fake library has
 LOAD: Final = 0.8  # of every GPU, so that no reading is excused by idleness
 TOO_HOT_C: Final = 93.0  # beyond the slow-down temperature of an H100, and possible
-POWER_BRAKE: Final = 0x80  # bit of the clocks' event reasons
+HARDWARE_THERMAL: Final = 0x48  # bits of the clocks' event reasons: slowed down by hardware, because of heat
+POWER_BRAKE: Final = 0x80
+PCI_BUS_FIRST: Final = 0x10
 XID: Final = 119  # the GPU's system processor does not answer
 BREAKING: Final = frozenset({"gpu-lost", "xid", "ecc"})  # the rank on that GPU fails with a CUDA error
 FAULTS: Final = frozenset({*BREAKING, "thermal", "power-brake"})
@@ -57,7 +59,9 @@ class Worlds:
                 world.count_up(gpu, "ecc_volatile_uncorrected_dram")
                 world.xid(gpu, 48)
         elif kind == "thermal":
-            world.set(gpu, "temperature", TOO_HOT_C)
+            with world.together():
+                world.set(gpu, "temperature", TOO_HOT_C)
+                world.set(gpu, "clock_event_reasons", float(HARDWARE_THERMAL))
         elif kind == "power-brake":
             world.set(gpu, "clock_event_reasons", float(POWER_BRAKE))
 
@@ -91,6 +95,12 @@ class Worlds:
         world.set(None, "load", LOAD)
         for gpu in range(gpus):  # no two hosts have a GPU in common
             world.identity(gpu, "uuid", f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'{node} {gpu}')}")
+            address = f"0000:{PCI_BUS_FIRST + gpu:02x}:00.0"
+            world.identity(gpu, "pci", f"0000{address.upper()}")
+            device = place / "sys" / "bus" / "pci" / "devices" / address
+            device.mkdir(parents=True, exist_ok=True)
+            (device / "vendor").write_text("0x10de\n")
+            (device / "class").write_text("0x030200\n")
         return world
 
     def _boot(self, node: str) -> None:
