@@ -113,6 +113,7 @@ class _Rank:
         self.timing = self.gloo = False
         self.first_record = model.NEVER
         self.batches = _Batches()
+        self.edge = max(0, len(dump.entries) - RECENT)
 
     def digest(self, taken_ns: int) -> model.RankDigest:
         last: Mapping[str, Any] = {}
@@ -168,7 +169,8 @@ class _Rank:
         if signature.op == "coalesced" and (p2p or group.last_p2p):
             group.enqueued = max(group.enqueued, seq)
             return  # ends a batch of sends and recvs, which have entries of their own
-        self.calls.extend((group.slot | (model.CALL_P2P if p2p else 0), own, number))
+        if order >= self.edge:  # older ones are picked, so they say nothing about order
+            self.calls.extend((group.slot | (model.CALL_P2P if p2p else 0), own, number))
         if p2p:
             finished = finished or self._is_over(name, own, entry)
             self._send_or_recv(group, entry, seq, own, signature, finished)
@@ -289,6 +291,7 @@ class _Rank:
             arrivals=arrivals.tobytes(),
             pairs=tuple(model.Pair(peer, sends, *told) for (peer, sends), told in sorted(group.pairs.items())),
             hidden_p2p=group.hidden,
+            local=int(group.number) if group.number.isdecimal() and len(group.number) < 10 else model.NEVER,
         )
 
 

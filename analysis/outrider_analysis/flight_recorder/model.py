@@ -106,6 +106,7 @@ class GroupDigest:
     arrivals: bytes = b""
     pairs: tuple[Pair, ...] = ()
     hidden_p2p: bool = False  # gloo: numbers were skipped, so sends and recvs took place that left no entry
+    local: int = NEVER  # its number in this process, in order of creation
 
     def signatures(self) -> array[int]:
         """The window, opened."""

@@ -25,7 +25,13 @@ def possible(board: Board, orders: Orders) -> dict[int, list[Node]]:
         if not wait.missing and not wait.device:
             for rank in wait.unheard:
                 waited.setdefault(rank, []).append(at)
-    return {rank: sorted(set(_possible(board, orders, rank, waits))) for rank, waits in waited.items()}
+    heard = board.merged.ranks
+    found: dict[int, list[Node]] = {}
+    for rank, waits in waited.items():
+        nodes = set(_possible(board, orders, rank, waits))
+        # Of a rank without a dump that nobody waits for nothing is known, so nothing is explained by it.
+        found[rank] = sorted(node for node in nodes if node[1] in heard or node[1] in waited)
+    return found
 
 
 def _possible(board: Board, orders: Orders, rank: int, waits: list[int]) -> Iterable[Node]:

@@ -20,6 +20,7 @@ BY_PICTURE: Final = 0.7  # no more confidence than this where times tell nothing
 ENDS_MAX: Final = 3
 ASKED_MAX: Final = 512  # ranks whose pauses are looked at
 CAME_NOT: Final = ("rank-missing", "p2p-missing")
+BY_PICTURE_OF_DEVICE: Final = 0.5
 PROOF: Final = ("collective-mismatch", "size-mismatch", "dtype-mismatch", "order-mismatch", "p2p-deadlock")
 
 
@@ -36,14 +37,14 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     aged = [f for f in findings if f not in kept and f.since_ns and usual and now - f.since_ns > PAUSES * usual]
     if kept or aged:
         return findings if kept else aged
-    findings = [finding for finding in findings if finding.kind != "device-stuck"]
     few = len(findings) == 1 or (
         len(findings) == ends <= ENDS_MAX and all(f.kind in CAME_NOT or f.absent for f in findings)
     )
     if not few or _at_work(case, findings):
         return []
     for finding in findings:
-        finding.confidence = min(finding.confidence, BY_PICTURE)
+        weak = finding.kind == "device-stuck"  # it may only have noticed later than its peers that it is done
+        finding.confidence = min(finding.confidence, BY_PICTURE if not weak else BY_PICTURE_OF_DEVICE)
     return findings
 
 
@@ -51,6 +52,8 @@ def _usual(case: Case) -> int:
     """How long things take in this job: its longest pause between two calls, or from a call to its end."""
     found = []
     for rank in case.merged.ranks.values():
+        if rank.active_only:
+            continue  # what it finished is not there, and so neither its pauses
         longest = rank.gap_ns
         for group in rank.groups:
             column = array("q", group.arrivals)

@@ -50,13 +50,14 @@ class Orders:
         found = self._kinds.get(rank)
         if found is None:
             names: Counter[str] = Counter()
-            found = self._kinds[rank] = []
-            for slot, at in enumerate(self._merged.places[rank]):
-                description = self._merged.ranks[rank].groups[slot].description
+            groups, places = self._merged.ranks[rank].groups, self._merged.places[rank]
+            found = self._kinds[rank] = [""] * len(groups)
+            for slot in sorted(range(len(groups)), key=lambda slot: _creation(groups[slot])):
+                description, at = groups[slot].description, places[slot]
                 size = len(self._merged.groups[at].ranks) if at >= 0 else 0
-                kind = f"of {size}" if description in digest.UNDESCRIBED else description
+                kind = f"group of {size}" if description in digest.UNDESCRIBED else description
                 names[kind] += 1
-                found.append(kind if names[kind] == 1 else f"{kind} #{names[kind]}")
+                found[slot] = kind if names[kind] == 1 else f"{kind} #{names[kind]}"
         return found
 
     def calls(self, rank: int) -> list[Call]:
@@ -105,6 +106,12 @@ class Orders:
 
     def _role(self, rank: int) -> tuple[object, ...]:
         return self._stages.get(rank, ())
+
+
+def _creation(group: model.GroupDigest) -> tuple[int, int, str]:
+    """Groups in the order in which they were made: by name where names are counted, else by the process's count."""
+    counted = int(group.name) if group.name.isdecimal() and len(group.name) < 10 else 2**31
+    return (counted, group.local if group.local >= 0 else 2**31, group.name)
 
 
 def compare(one: list[Call], other: list[Call]) -> tuple[int, int, str]:

@@ -3,7 +3,7 @@
 Two measures, each within one group, so that the way of the work through the pipeline does not count. With timing on, a
 collective takes long on those who came early and is short on the one who came last. Without it, the calls' own times
 tell who came last; hosts' clocks differ, so each rank's clock is first set by when it saw the same collectives end
-(where it looked often enough for that: the watchdog's look may find several ended at once).
+(where it looked often enough for that: the watchdog's look may come a tenth of a second late).
 A rank is named only where it is late nearly every time and by a good part of the time that passes between collectives.
 """
 
@@ -99,9 +99,10 @@ def _by_arrival(at: int, rows: dict[int, list[tuple[int, ...]]]) -> _Late | None
     if len(whole) < SAMPLES_MIN:
         return None
     clock = dict.fromkeys(rows, 0.0)
-    if all(len({row[k][1] for k in whole}) == len(whole) for row in rows.values()):
-        ends = {k: statistics.median(row[k][1] for row in rows.values()) for k in whole}
-        clock = {rank: statistics.median(row[k][1] - ends[k] for k in whole) for rank, row in rows.items()}
+    ends = {k: statistics.median(row[k][1] for row in rows.values()) for k in whole}
+    seen = {rank: [row[k][1] - ends[k] for k in whole] for rank, row in rows.items()}
+    if all(max(each) - min(each) < FLOOR_BY_CALLS_NS for each in seen.values()):
+        clock = {rank: statistics.median(each) for rank, each in seen.items()}
     lates = [{rank: row[k][0] - clock[rank] for rank, row in rows.items()} for k in whole]
     return _judge(at, rows, lates, FLOOR_BY_CALLS_NS, "the times of the calls")
 
