@@ -10,7 +10,8 @@ import typing
 
 from outrider_simulator.flight_recorder import encoding, entries, layout
 
-NAMES = {"tp": "mesh_tp", "cp": "mesh_cp", "pp": "mesh_pp", "dp_cp": "mesh_dp_cp", "world": "default_pg"}
+# In the order in which the ranks make them, which is that of the local numbers.
+NAMES = {"world": "default_pg", "tp": "mesh_tp", "cp": "mesh_cp", "pp": "mesh_pp", "dp_cp": "mesh_dp_cp"}
 P2P = ("send", "recv")
 
 

@@ -262,11 +262,13 @@ def _gathered(name: str, faults: Sequence[Fault], folder: pathlib.Path, died: di
     groups: dict[str, Any] = {}
     dumps: dict[str, str] = {}
     logs: dict[str, Any] = {}
+    taken: dict[str, int] = {}
     for rank in range(WORLD):
         groups |= json.loads((folder / f"groups_{rank}").read_text())
         path = folder / f"rank_{rank}"
         if path.exists():
             dumps[str(rank)] = base64.b64encode(path.read_bytes()).decode()
+            taken[str(rank)] = path.stat().st_mtime_ns
             logs[str(rank)] = json.loads((folder / f"log_{rank}").read_text())
     culprits = sorted(fault.rank for fault in faults)
     unseen = any(fault.action not in ("kill", "stop") and str(fault.rank) not in dumps for fault in faults)
@@ -281,7 +283,7 @@ def _gathered(name: str, faults: Sequence[Fault], folder: pathlib.Path, died: di
         "exit_codes": {str(rank): code for rank, code in died.items()},
         "mesh": MESH,
     }
-    return {"truth": truth, "groups": groups, "dumps": dumps, "logs": logs}
+    return {"truth": truth, "groups": groups, "dumps": dumps, "logs": logs, "taken_ns": taken}
 
 
 def main() -> None:
