@@ -65,6 +65,8 @@ def add_to(commands: Any) -> None:
     )
     merge.add_argument("paths", metavar="DIGEST", nargs="+", help="what `outrider fr digest` wrote, or folders of it")
     merge.set_defaults(handler=merge_digests)
+    for each in (analyze, digest):
+        each.add_argument("--copied", action="store_true", help="the files are copies: their times are not the dumps'")
     for each in (analyze, merge):
         each.add_argument(
             "--groups", metavar="FILE", help='JSON of groups that dumps do not tell: {name: {"desc", "ranks"}}'
@@ -77,7 +79,7 @@ def add_to(commands: Any) -> None:
 def analyze_dumps(options: argparse.Namespace) -> int:
     """Judge dumps."""
     knows = _knowledge(options)
-    found, notes = _read(options.paths)
+    found, notes = _read(options.paths, options.copied)
     wall = found.wall_s
     busy = found.read_s + found.digest_s
     read_s = wall * found.read_s / busy if busy else wall
@@ -89,7 +91,7 @@ def digest_dumps(options: argparse.Namespace) -> int:
     """Write one digest of many dumps."""
     from outrider_analysis.flight_recorder import model
 
-    found, _ = _read(options.paths)
+    found, _ = _read(options.paths, options.copied)
     node = model.join(found.nodes)
     node = model.NodeDigest(node.ranks, node.memberships, node.signatures, tuple(found.unreadable))
     for file, why in node.unreadable:
@@ -164,9 +166,9 @@ def _knowledge(options: argparse.Namespace) -> _Knowledge:
     return _Knowledge(groups, mesh, options.world)
 
 
-def _read(paths: Sequence[str]) -> tuple[Any, list[str]]:
+def _read(paths: Sequence[str], copied: bool) -> tuple[Any, list[str]]:
     """What the dumps hold, and what has to be said about the set of them."""
-    from outrider_agent.flight_recorder import files, pool
+    from outrider_agent.flight_recorder import files, pool, times
 
     sources = files.find(paths)
     line = progress_line.ProgressLine(sys.stderr)
@@ -182,6 +184,7 @@ def _read(paths: Sequence[str]) -> tuple[Any, list[str]]:
         raise errors.CommandError(str(error)) from error
     finally:
         line.clear()
+    found.nodes = times.checked(found.nodes, copied)
     found.unreadable += sources.unreadable
     notes = []
     if sources.passed_over:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from outrider_agent.flight_recorder import files
+from outrider_agent.flight_recorder import files, pool, times
 from outrider_analysis.flight_recorder import digest, merge, reading, verdict
 from outrider_cli import fr_answer, main
 from outrider_simulator import flight_recorder
@@ -211,6 +211,22 @@ def test_every_kind_of_case_makes_a_page(name: str) -> None:
     lines = list(fr_answer.lines(judged, document))
     assert max(map(len, lines)) <= 100
     assert all(finding.kind in "\n".join(lines) for finding in judged.findings)
+
+
+def test_a_files_time_is_that_of_its_dump_unless_it_was_copied(tmp_path: Path) -> None:
+    dumps, _ = made(tmp_path)
+
+    def taken(copied: bool = False) -> set[int]:
+        nodes = times.checked(pool.read(files.find([str(dumps)]).files).nodes, copied)
+        return {rank.taken_ns for node in nodes for rank in node.ranks}
+
+    written = {path.stat().st_mtime_ns for path in dumps.iterdir()}
+    assert taken() == written  # the generator gives files the time of the dump
+    assert taken(copied=True) == {0}
+    (dumps / "rank_7").touch()  # years after the stamps
+    assert taken() == {0}
+    os.utime(dumps / "rank_7", ns=(0, min(written) - 7200 * 10**9))
+    assert taken() == {0}
 
 
 def test_a_terminal_is_told_nothing_by_a_dump(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,16 +86,16 @@ def _one(digester: digest.Digester, file: str, rank: int, clock: _Clock) -> mode
         data = contents(file)
     except OSError as error:
         return error.strerror or str(error)
-    dump = data if isinstance(data, str) else reading.read(data)
+    if isinstance(data, str):
+        return data
+    taken_ns, dump = data[1], reading.read(data[0])
     del data
     read = time.perf_counter()
     clock.read += read - began
-    if isinstance(dump, str):
-        return dump
     if isinstance(dump, reading.Unreadable):
         return f"{dump.kind}: {dump.why}"
     try:
-        return digester.rank(rank, dump)
+        return digester.rank(rank, dump, taken_ns)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - one strange dump must not cost the others
@@ -104,8 +104,8 @@ def _one(digester: digest.Digester, file: str, rank: int, clock: _Clock) -> mode
         clock.digest += time.perf_counter() - read
 
 
-def contents(file: str) -> bytes | str:
-    """The bytes, or why they are not read; never waits for a pipe's other end. Raises OSError."""
+def contents(file: str) -> tuple[bytes, int] | str:
+    """The bytes and when they were written (Unix ns), or why they are not read. Waits for no pipe. Raises OSError."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -118,7 +118,7 @@ def contents(file: str) -> bytes | str:
         while total <= reading.DUMP_BYTES_MAX and (part := os.read(descriptor, max(PIECE, status.st_size + 1))):
             parts.append(part)
             total += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts), status.st_mtime_ns
     finally:
         os.close(descriptor)
 
