@@ -12,9 +12,10 @@ import typing
 import pytest
 
 from outrider_simulator import flight_recorder
-from outrider_simulator.flight_recorder import cases, entries, execute, layout, program
+from outrider_simulator.flight_recorder import cases, entries, execute, layout, program, score
 
 RECORDED = pathlib.Path(__file__).resolve().parents[1] / "recorded" / "flight_recorder" / "campaign"
+MOVING = ("healthy", "idle", "slow-host", "slow-device")
 MESHES = ("dp=2,pp=4,cp=2,tp=2", "tp=2,cp=4,pp=2,dp=1", "pp=16,tp=2", "cp=2,dp=4,tp=4", "dp=3,pp=3,tp=2")
 
 
@@ -55,6 +56,14 @@ def test_what_is_blocked_waits_for_something_that_is_not_there() -> None:
             for record in waiting:
                 if record.call.what == program.COLLECTIVE and record.arrived is not None:
                     assert any(_seq_done(case.run.ranks[other], record) for other in record.group.ranks)
+
+
+@pytest.mark.parametrize("name", [name for name in cases.NAMES if name not in MOVING])
+def test_every_host_that_was_not_stopped_waits_for_an_operation_that_is_not_over(name: str) -> None:
+    for seed in range(3):
+        case = flight_recorder.make(seed, 64, name)
+        for rank in case.run.ranks:
+            assert rank.stopped or (rank.parked is not None and rank.parked.done is None), (seed, rank.number)
 
 
 def _seq_done(rank: execute.Rank, record: execute.Record) -> bool:
@@ -135,6 +144,29 @@ def _entry_form(data: bytes, keys: set[str]) -> list[str]:
         elif inside and form[-1] in ("record_id", "process_group", "collective_seq_id", "time_created_ns", "retired"):
             form.append("whole" if code.name in ("BININT1", "BININT2", "BININT") else code.name.replace("LONG_", ""))
     return form
+
+
+@pytest.mark.parametrize(
+    ("culprits", "named", "verdict", "confidence", "outcome"),
+    [
+        ([3, 5], [5, 3], "rank-missing", 0.9, "exact"),
+        ([3, 5], [3], "rank-missing", 0.9, "subset"),
+        ([3], [3, 4], "rank-missing", 0.69, "wrong"),
+        ([3], [4], "rank-missing", 0.7, "confident wrong"),
+        ([3], [], "unknown", 0.3, "unknown"),
+        ([3], [], "none", 0.9, "missed"),
+        ([], [], "rank-missing", 0.9, "unknown"),
+        ([], [], "none", 0.9, "exact"),
+        ([], [1], "straggler", 0.9, "confident wrong"),
+    ],
+)
+def test_an_answer_is_scored_by_whom_it_names(
+    culprits: list[int], named: list[int], verdict: str, confidence: float, outcome: str
+) -> None:
+    kinds = ["rank-missing"] if culprits else ["none"]
+    truth = {"fault": "x", "kinds": kinds, "culprits": culprits, "allowed": culprits, "identifiable": "yes"}
+    answer = {"verdict": verdict, "confidence": confidence, "culprits": named[:1], "findings": [{"culprits": named}]}
+    assert score.score(truth | {"findings": []}, answer).outcome == outcome
 
 
 @pytest.mark.slow
