@@ -186,7 +186,7 @@ def from_json(given: object) -> NodeDigest:
             signatures={int(key): Signature(*row) for key, row in given["signatures"].items()},
             unreadable=tuple((str(file), str(why)) for file, why in given["unreadable"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DigestError(f"a damaged digest: {type(error).__name__}: {error}") from error
 
 

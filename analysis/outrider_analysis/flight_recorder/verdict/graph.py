@@ -71,7 +71,12 @@ def _from_wait(board: Board, at: int) -> list[Node]:
 
 def _before(board: Board, front: int, at: int) -> bool:
     first, later = board.waits[front], board.waits[at]
-    return any(first.waiting[rank].order < op.order for rank, op in later.waiting.items() if rank in first.waiting)
+    batch = first.group == later.group and first.pair is not None and later.pair is not None
+    for rank, op in later.waiting.items():
+        before = first.waiting.get(rank)
+        if before is not None and before.order < op.order and not (batch and before.seq == op.seq):
+            return True
+    return False
 
 
 def _front(board: Board, rank: int, group: int) -> int | None:

@@ -16,6 +16,7 @@ from outrider_analysis.flight_recorder.verdict.finding import Finding
 from outrider_analysis.flight_recorder.verdict.rules import Case
 
 PAUSES: Final = 3.0  # a wait so many times as long as the longest pause between two calls is no pause
+RARE: Final = 8
 BY_PICTURE: Final = 0.7  # no more confidence than this where times tell nothing
 ENDS_MAX: Final = 3
 ASKED_MAX: Final = 512  # ranks whose pauses are looked at
@@ -36,10 +37,8 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     kept = [finding for finding in findings if finding.kind in PROOF]
     aged = [f for f in findings if f not in kept and f.since_ns and usual and now - f.since_ns > PAUSES * usual]
     if kept or aged:
-        return findings if kept else aged
-    few = len(findings) == 1 or (
-        len(findings) == ends <= ENDS_MAX and all(f.kind in CAME_NOT or f.absent for f in findings)
-    )
+        return findings if kept or not _at_work(case, findings) else aged
+    few = len(findings) == 1 or (ends == len(findings) <= ENDS_MAX and _are_rare(case, findings))
     if not few or _at_work(case, findings):
         return []
     for finding in findings:
@@ -64,6 +63,13 @@ def _usual(case: Case) -> int:
         if len(found) >= ASKED_MAX:
             break
     return int(statistics.median(found)) if found else 0
+
+
+def _are_rare(case: Case, findings: list[Finding]) -> bool:
+    """Few ranks that did not come, in a job of many: that many faults at once, and not that many who compute."""
+    named = {rank for finding in findings for rank in (*finding.culprits, *finding.candidates)}
+    came_not = all(finding.kind in CAME_NOT or finding.absent for finding in findings)
+    return came_not and RARE * len(named) <= len(case.merged.ranks)
 
 
 def _at_work(case: Case, findings: list[Finding]) -> bool:

@@ -143,7 +143,9 @@ def deviation(orders: Orders, rank: int, mates: list[int]) -> Deviation | None:
         if how == "differ":
             theirs = orders.calls(mate)[j]
             against[theirs] += 1
-            where.setdefault(theirs, (mate, i, j))
+            tail = len(orders.calls(mate)) - j
+            if theirs not in where or tail > len(orders.calls(where[theirs][0])) - where[theirs][2]:
+                where[theirs] = (mate, i, j)
         elif how != "apart":
             agreeing += 1
     if not against:
@@ -198,9 +200,9 @@ def _how(mine: list[Call], i: int, theirs: list[Call], j: int) -> str:
     own, other = ([(c[0], c[1], c[3], c[4]) for c in side] for side in (mine[i : i + LOOK], theirs[j : j + LOOK]))
     later = other.index(own[0]) if own[0] in other else LOOK  # of mine among theirs
     sooner = own.index(other[0]) if other[0] in own else LOOK
-    if later == sooner:
+    if later == sooner < LOOK:
         return "swapped"
-    return "skipped" if later < sooner else "extra"
+    return "skipped" if later <= sooner else "extra"
 
 
 def _stages(merged: Merged) -> dict[int, tuple[object, ...]]:

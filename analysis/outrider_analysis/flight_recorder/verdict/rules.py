@@ -210,7 +210,8 @@ def _circle(case: Case, waits: list[int], ranks: list[int]) -> Finding:
     if absent:
         return _absent(case, absent)
     pairs = [case.board.waits[at] for at in waits]
-    if len(heard) == 2 and all(wait.pair is not None for wait in pairs):
+    receive = all(case.board.waits[case.board.fronts[rank][0]].waiting[rank].op == "recv" for rank in heard)
+    if len(heard) == 2 and receive and all(wait.pair is not None for wait in pairs):
         sentence = (
             f"{words.named(case.merged, heard).capitalize()} wait for each other's send: both receive, and "
             "no other pipeline tells which of them is wrong."

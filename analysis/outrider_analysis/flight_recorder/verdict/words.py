@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from outrider import mesh as meshes
 from outrider_analysis.flight_recorder import digest
 from outrider_analysis.flight_recorder.merge import Merged
 from outrider_analysis.flight_recorder.verdict.board import Wait
@@ -25,9 +26,9 @@ def named(merged: Merged, ranks: Sequence[int]) -> str:
 
 def at(merged: Merged, rank: int) -> str:
     """`` (dp=0, pp=1)`` where the mesh is known."""
-    coords = merged.coords.get(rank)
-    sizes = dict(merged.mesh.axes) if merged.mesh is not None else {}
-    shown = {axis: index for axis, index in (coords or {}).items() if sizes.get(axis, 2) > 1}
+    coords = merged.coords.get(rank, {})
+    sizes = dict(merged.mesh.axes) if merged.mesh is not None else dict.fromkeys(meshes.AXES, 2)
+    shown = {axis: coords[axis] for axis in sizes if axis in coords and sizes[axis] > 1}
     return f" ({', '.join(f'{axis}={index}' for axis, index in shown.items())})" if shown else ""
 
 
