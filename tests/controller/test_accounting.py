@@ -12,7 +12,7 @@ from outrider import vocabulary
 from outrider_controller import accounting, runbook_files, timeline
 from outrider_controller.core import records
 from tests.controller.story import START, Story
-from tests.core.test_random_worlds import MOVES, move
+from tests.core.test_random_worlds import ALL_MOVES, move
 from tests.core.world import World
 
 POLICY = runbook_files.load()
@@ -278,7 +278,7 @@ def test_bins_of_any_legal_history_sum_to_the_elapsed_time(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=20), st.booleans())
+@given(st.lists(st.tuples(st.sampled_from(ALL_MOVES), st.integers(0, 1000)), max_size=20), st.booleans())
 def test_what_the_core_writes_in_any_world_is_accounted_for_to_the_millisecond(
     moves: list[tuple[str, int]], speaks: bool
 ) -> None:

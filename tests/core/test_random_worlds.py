@@ -17,8 +17,8 @@ from tests.core.world import World
 MOVES = (
     *("train", "kill", "raise", "vanish", "silence", "return", "wait", "hold", "approve", "cordon", "uncordon"),
     *("hang", "go-on", "suspect", "resume", "blind"),
-    *("find", "find", "cleared"),
 )
+ALL_MOVES = (*MOVES, "find", "find", "cleared")
 FOUND: tuple[tuple[str, dict[str, Any]], ...] = (
     ("xid", {"xid": 79, "recovery": "reboot_node"}),
     ("xid", {"xid": 13, "severity": "error", "recovery": "restart_app"}),
@@ -101,7 +101,7 @@ def may_be_suspected(world: World) -> bool:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from(ALL_MOVES), st.integers(0, 1000)), max_size=30))
 def test_job_is_never_stuck_once_all_nodes_are_back_and_a_person_approves(moves: list[tuple[str, int]]) -> None:
     world = World(policy=POLICY).submit()
     for verb, number in moves:
@@ -125,7 +125,7 @@ def test_job_is_never_stuck_once_all_nodes_are_back_and_a_person_approves(moves:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from(ALL_MOVES), st.integers(0, 1000)), max_size=30))
 def test_no_attempt_is_ended_for_a_stall_unless_its_last_two_looks_blame_alike(moves: list[tuple[str, int]]) -> None:
     world = World(policy=POLICY).submit()
     for verb, number in moves:
@@ -140,7 +140,7 @@ def test_no_attempt_is_ended_for_a_stall_unless_its_last_two_looks_blame_alike(m
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from(ALL_MOVES), st.integers(0, 1000)), max_size=30))
 def test_no_node_is_taken_out_for_its_hardware_unless_something_grave_was_found_of_it(
     moves: list[tuple[str, int]],
 ) -> None:
