@@ -200,7 +200,7 @@ def _how(mine: list[Call], i: int, theirs: list[Call], j: int) -> str:
     own, other = ([(c[0], c[1], c[3], c[4]) for c in side] for side in (mine[i : i + LOOK], theirs[j : j + LOOK]))
     later = other.index(own[0]) if own[0] in other else LOOK  # of mine among theirs
     sooner = own.index(other[0]) if other[0] in own else LOOK
-    if later == sooner < LOOK:
+    if later == sooner and (later < LOOK or (mine[i][1] and theirs[j][1])):
         return "swapped"
     return "skipped" if later <= sooner else "extra"
 
