@@ -60,7 +60,7 @@ def test_a_stuck_rank_is_named_with_everything_the_contract_promises(
 
 
 def test_a_job_at_rest_is_no_problem_and_no_dump_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dumps, _ = made(tmp_path, "idle")
+    dumps, _ = made(tmp_path, "idle", seed=6)
     status, document, _ = asked(capsys, "analyze", str(dumps))
     assert (status, document["verdict"], document["culprits"]) == (0, "none", [])
     (tmp_path / "empty").mkdir()
