@@ -11,20 +11,15 @@ for ever, so that there ``retired`` alone tells that an entry is over.
 from __future__ import annotations
 
 import hashlib
-import json
 import marshal
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from outrider_analysis.flight_recorder import calls, model, ranges, reading
+from outrider_analysis.flight_recorder import calls, entries, model, ranges, reading
 
-RECENT: Final = 512  # newest entries looked at
-RECENT_EACH: Final = 16  # and of each group at least so many of the newest
-MEMBERS_CHARS_MAX: Final = 16 * 1024 * 1024
 SIGNATURES_MAX: Final = 65_536
 UNDESCRIBED: Final = ("", "undefined")
-_NOT_WHOLE: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 
 
 class Digester:
@@ -48,7 +43,7 @@ class Digester:
         """The key of a membership text such as "[0, 1, 2]"; empty where it says nothing."""
         key = self._members_by_text.get(text)
         if key is None:
-            ranks = parse_ranks(text)
+            ranks = entries.parse_ranks(text)
             key = "" if not ranks else hashlib.blake2b(ranges.encode(ranks).encode(), digest_size=8).hexdigest()
             self._members_by_text[text] = key
             if key:
@@ -112,18 +107,18 @@ class _Rank:
         self.newest = self.gap = self.previous = 0
         self.timing = self.gloo = False
         self.first_record = model.NEVER
-        self.batches = _Batches()
-        self.edge = max(0, len(dump.entries) - RECENT)
+        self.batches = entries.Batches()
+        self.edge = max(0, len(dump.entries) - entries.RECENT)
 
     def digest(self, taken_ns: int) -> model.RankDigest:
         last: Mapping[str, Any] = {}
-        recent = list(_recent(self.dump.entries))
-        self.batches = _batches(recent)
+        recent = list(entries.recent(self.dump.entries))
+        self.batches = entries.batches(recent)
         for order, entry in recent:
             try:
                 self.take(order, entry)
                 last = entry
-            except _NOT_WHOLE:
+            except entries.NOT_WHOLE:
                 self.bad += 1
         problems = list(self.dump.problems)
         if self.bad:
@@ -146,12 +141,12 @@ class _Rank:
             active_only=active_only,
             timing=self.timing,
             gloo=self.gloo,
-            stack=_stack(last),
+            stack=entries.stack(last),
             problems=tuple(problem[:240] for problem in problems[: model.PROBLEMS_MAX]),
         )
 
     def take(self, order: int, entry: Mapping[str, Any]) -> None:
-        """Add one entry; raises one of _NOT_WHOLE, and has then changed nothing."""
+        """Add one entry; raises one of entries.NOT_WHOLE, and has then changed nothing."""
         name, description = entry["process_group"]
         number, signature, by_retired = self.shared.signature(entry)
         p2p = entry.get("is_p2p") is True or signature.peer >= 0
@@ -164,8 +159,8 @@ class _Rank:
         self._clock(order, entry)
         self.gloo = self.gloo or by_retired
         self.finished += finished
-        self.newest = max(self.newest, _time(entry, "time_discovered_completed_ns"))
-        self.timing = self.timing or _time(entry, "time_discovered_started_ns") > 0
+        self.newest = max(self.newest, entries.time_of(entry, "time_discovered_completed_ns"))
+        self.timing = self.timing or entries.time_of(entry, "time_discovered_started_ns") > 0
         if signature.op == "coalesced" and (p2p or group.last_p2p):
             group.enqueued = max(group.enqueued, seq)
             return  # ends a batch of sends and recvs, which have entries of their own
@@ -194,7 +189,7 @@ class _Rank:
         if self.first_record < 0:
             record: Any = entry.get("record_id")
             self.first_record = record - order if type(record) is int and record >= order else 1
-        created = _time(entry, "time_created_ns")
+        created = entries.time_of(entry, "time_created_ns")
         if not created:
             return
         self.newest = max(self.newest, created)
@@ -217,7 +212,10 @@ class _Rank:
         group.enqueued = max(group.enqueued, seq)
         group.p2p, group.p2p_seen, group.last_p2p = max(group.p2p, own), True, True
         pair = group.pairs.setdefault((signature.peer, signature.op == "send"), [0, 0, 0, 0])
-        created, completed = _time(entry, "time_created_ns"), _time(entry, "time_discovered_completed_ns")
+        created, completed = (
+            entries.time_of(entry, "time_created_ns"),
+            entries.time_of(entry, "time_discovered_completed_ns"),
+        )
         pair[0] += 1
         pair[1] += not finished
         pair[2] = max(pair[2], created)
@@ -232,7 +230,7 @@ class _Rank:
         if len(self.unfinished) >= model.OPS_MAX and (key in self.fronts or len(self.fronts) >= model.GROUPS_MAX):
             return
         self.fronts.add(key)
-        started = entry["state"] == "started" or _time(entry, "time_discovered_started_ns") > 0
+        started = entry["state"] == "started" or entries.time_of(entry, "time_discovered_started_ns") > 0
         pair = group.pairs.get((signature.peer, signature.op == "send")) if p2p else None
         self.unfinished.append(
             model.Op(
@@ -243,11 +241,11 @@ class _Rank:
                 peer=signature.peer,
                 started=started,
                 signature=number,
-                created_ns=_time(entry, "time_created_ns"),
+                created_ns=entries.time_of(entry, "time_created_ns"),
                 order=order,
                 nth=pair[0] if pair is not None else 0,
                 timed_out=entry.get("retired") is True,
-                stack=_stack(entry) if len(self.unfinished) < 2 else (),
+                stack=entries.stack(entry) if len(self.unfinished) < 2 else (),
             )
         )
 
@@ -257,8 +255,8 @@ class _Rank:
         Names and local numbers are both given in order of creation, so equal counts are matched in that order.
         """
         seen = {group.number for group in self.groups.values()}
-        numbers = sorted((number for number in self.dump.status if number not in seen), key=_by_number)
-        names = sorted((name for name in self.config if name not in self.groups), key=_by_number)
+        numbers = sorted((number for number in self.dump.status if number not in seen), key=entries.by_number)
+        names = sorted((name for name in self.config if name not in self.groups), key=entries.by_number)
         for at, name in enumerate(names[: model.GROUPS_MAX - len(self.groups)]):
             config = self.config[name]
             group = _Group(len(self.groups), name, config.description, self.shared.members(config.ranks))
@@ -295,35 +293,6 @@ class _Rank:
         )
 
 
-class _Batches:
-    """What entries that end a batch of sends and recvs say: by group and number, whether it is over."""
-
-    def __init__(self) -> None:
-        self.ends: dict[tuple[str, int], bool] = {}
-        self.names: set[str] = set()
-        self.newest: dict[str, int] = {}  # number of the newest send or recv
-
-
-def _batches(entries: Iterable[tuple[int, Mapping[str, Any]]]) -> _Batches:
-    found = _Batches()
-    before: dict[str, bool] = {}
-    for _, entry in entries:
-        try:
-            name, word, number = entry["process_group"][0], entry["profiling_name"], entry["p2p_seq_id"]
-            p2p = entry.get("is_p2p") is True
-            if word.endswith(":coalesced") and (p2p or before.get(name)):
-                found.ends[name, number] = entry["state"] == "completed"
-                found.names.add(name)
-            before[name] = p2p
-            if p2p:
-                if found.newest.get(name) == number:
-                    found.names.add(name)  # equal numbers are a batch, and its end is gone once it is over
-                found.newest[name] = number
-        except _NOT_WHOLE:
-            continue  # told when the entry itself is taken
-    return found
-
-
 def _collective(
     group: _Group, entry: Mapping[str, Any], seq: int, number: int, signature: model.Signature, finished: bool
 ) -> None:
@@ -341,8 +310,8 @@ def _collective(
     group.hidden = type(operations) is int and not group.p2p_seen and operations > seq
     duration: Any = entry.get("duration_ms")
     group.arrivals[seq] = (
-        _time(entry, "time_created_ns"),
-        _time(entry, "time_discovered_completed_ns"),
+        entries.time_of(entry, "time_created_ns"),
+        entries.time_of(entry, "time_discovered_completed_ns"),
         int(duration * 1e6) if type(duration) in (int, float) and 0 <= duration < 1e9 else 0,
     )
 
@@ -365,55 +334,3 @@ def _window(known: dict[int, int]) -> tuple[int, array[int]]:
     last = max(known)
     first = max(min(known), last - model.WINDOW_MAX + 1)
     return first, array("I", (known.get(seq, 0) for seq in range(first, last + 1)))
-
-
-def _recent(entries: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    """The newest entries, the newest of each group, and all unfinished ones, each with its place."""
-    if len(entries) <= RECENT:
-        return enumerate(entries)
-    edge = len(entries) - RECENT
-    kept: list[tuple[int, Mapping[str, Any]]] = []
-    counts: dict[Any, int] = {}
-    for at in range(edge - 1, -1, -1):
-        entry = entries[at]
-        number = entry.get("pg_id")
-        seen = counts.get(number, 0) if type(number) is int else RECENT_EACH
-        if seen < RECENT_EACH or (entry.get("state") != "completed" and entry.get("retired") is not True):
-            counts[number if type(number) is int else -1] = seen + 1
-            kept.append((at, entry))
-    kept.reverse()
-    kept += enumerate(entries[edge:], edge)
-    return kept
-
-
-def parse_ranks(text: str) -> tuple[int, ...]:
-    """Members from the text "[0, 1, 2]"; empty where it is something else."""
-    if len(text) > MEMBERS_CHARS_MAX:
-        return ()
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return ()
-    sound = type(found) is list and len(found) <= ranges.RANKS_MAX
-    return tuple(found) if sound and all(type(rank) is int and 0 <= rank < ranges.RANKS_MAX for rank in found) else ()
-
-
-def _stack(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Frames as ``file.py:12 in f``, innermost first."""
-    frames = entry.get("frames")
-    told: list[str] = []
-    for frame in frames[: model.FRAMES_MAX] if isinstance(frames, list | tuple) else ():
-        if type(frame) is dict:
-            file, line, name = frame.get("filename"), frame.get("line"), frame.get("name")
-            if isinstance(file, str) and isinstance(line, int) and isinstance(name, str):
-                told.append(f"{file[-200:]}:{line % 10**9} in {name[:120]}")
-    return tuple(told)
-
-
-def _time(entry: Mapping[str, Any], key: str) -> int:
-    value: Any = entry.get(key)
-    return value if type(value) is int and 0 < value < 2**63 else 0
-
-
-def _by_number(text: str) -> tuple[int, str]:
-    return (int(text), "") if text.isdecimal() and len(text) < 12 else (2**40, text)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from outrider import mesh as meshes
-from outrider_analysis.flight_recorder import digest, model
+from outrider_analysis.flight_recorder import entries, model
 
 _AXIS: Final = {
     "tp": ("tp", "tensor", "tensor_parallel", "tensor_model_parallel"),
@@ -191,7 +191,7 @@ class _Groups:
 def _told(value: Any) -> tuple[str, tuple[int, ...]] | None:
     ranks = value.get("ranks") if isinstance(value, Mapping) else None
     if isinstance(ranks, str):
-        ranks = digest.parse_ranks(ranks)
+        ranks = entries.parse_ranks(ranks)
     if not isinstance(ranks, list | tuple) or not ranks or not all(type(rank) is int and rank >= 0 for rank in ranks):
         return None
     return str(value.get("desc") or ""), tuple(ranks)

@@ -30,10 +30,9 @@ def judge(merged: Merged) -> Verdict:
     network = graph.build(waits, absence.possible(waits, orders), wrong)
     case = rules.Case(waits, orders, network, wrong)
     findings = []
-    for end in network.ends:
+    for end, reached in zip(network.ends, network.victims(), strict=True):
         finding = rules.judge(case, end)
         if finding is not None:
-            reached = graph.victims(network, end)
             finding.victims = tuple(sorted({n for kind, n in reached if kind == "rank"} - set(finding.culprits)))
             findings.append(finding)
     findings = moving.stuck(case, _weighed(case, findings), len(findings))

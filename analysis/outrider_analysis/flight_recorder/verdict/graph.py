@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from outrider_analysis.flight_recorder.verdict.board import Board
+
+ENDS_APART_MAX: Final = 8  # more ends than this share one walk, so that many ends of many ranks stay linear
 
 Node = tuple[str, int]  # ("wait", index) or ("rank", number)
 
@@ -20,6 +23,15 @@ class Graph:
 
     edges: dict[Node, list[Node]]
     ends: list[list[Node]]
+
+    def victims(self) -> list[set[Node]]:
+        """For each end every node from which a way leads there; of very many ends, each node to one of them alone."""
+        back: dict[Node, list[Node]] = {}
+        for node, targets in self.edges.items():
+            for target in targets:
+                back.setdefault(target, []).append(node)
+        shared: set[Node] | None = set() if len(self.ends) > ENDS_APART_MAX else None
+        return [_reaching(end, back, set() if shared is None else shared) for end in self.ends]
 
 
 def build(board: Board, absent: Mapping[int, Iterable[Node]], stuck: Iterable[int] = ()) -> Graph:
@@ -38,17 +50,14 @@ def build(board: Board, absent: Mapping[int, Iterable[Node]], stuck: Iterable[in
     return Graph(edges, _ends(edges))
 
 
-def victims(graph: Graph, end: Iterable[Node]) -> set[Node]:
-    """Every node from which a way leads to ``end``."""
-    back: dict[Node, list[Node]] = {}
-    for node, targets in graph.edges.items():
-        for target in targets:
-            back.setdefault(target, []).append(node)
+def _reaching(end: Iterable[Node], back: Mapping[Node, list[Node]], seen: set[Node]) -> set[Node]:
     found = set(end)
+    seen.update(found)
     queue = list(found)
     while queue:
         for node in back.get(queue.pop(), ()):
-            if node not in found:
+            if node not in seen:
+                seen.add(node)
                 found.add(node)
                 queue.append(node)
     return found

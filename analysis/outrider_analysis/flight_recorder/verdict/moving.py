@@ -16,6 +16,7 @@ from outrider_analysis.flight_recorder.verdict.finding import Finding
 from outrider_analysis.flight_recorder.verdict.rules import Case
 
 PAUSES: Final = 3.0  # a wait so many times as long as the longest pause between two calls is no pause
+TAKEN_NS: Final = 10 * 10**9  # a dump's own moment counts from here on: writing and copying take seconds too
 RARE: Final = 8
 BY_PICTURE: Final = 0.7  # no more confidence than this where times tell nothing
 ENDS_MAX: Final = 3
@@ -28,10 +29,13 @@ PROOF: Final = ("collective-mismatch", "size-mismatch", "dtype-mismatch", "order
 def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     """The findings that stand, of so many ``ends`` of the graph; none where the job moves."""
     ranks = case.merged.ranks.values()
-    now = max((max(rank.newest_ns, rank.taken_ns) for rank in ranks), default=0)
     usual = _usual(case)
+    called = max((rank.called_ns for rank in ranks), default=0)
+    now, taken = max((rank.newest_ns for rank in ranks), default=0), max((rank.taken_ns for rank in ranks), default=0)
+    if taken - called > TAKEN_NS:
+        now = max(now, taken)
     timed_out = any(op.timed_out for wait in case.board.waits for op in wait.waiting.values())
-    quiet = now - max((rank.called_ns for rank in ranks), default=0)
+    quiet = now - called
     if timed_out or (usual and quiet > PAUSES * usual):
         return findings
     kept = [finding for finding in findings if finding.kind in PROOF]
