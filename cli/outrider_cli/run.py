@@ -41,12 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("options of outrider")
     add = own.add_argument
     add("--job", metavar="NAME", help="the job's name (default: the script's)")
-    add(
-        "--nodes",
-        type=parsing.at_least(1),
-        metavar="N",
-        help="hosts, simulated where there are several (default 1: this machine)",
-    )
+    add("--nodes", type=parsing.at_least(1), metavar="N", help="hosts; several are simulated (default 1, this machine)")
     add(
         "--spares",
         type=parsing.at_least(0),

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable
 from typing import Final
 
-from outrider_agent.judgement import gpu, host, links, memory, network, pcie, power, storage, thermal
+from outrider_agent.judgement import gpu, host, links, memory, network, network_counters, pcie, power, storage, thermal
 from outrider_agent.judgement import rules as ruling
 from outrider_agent.judgement.draft import GRAVITY
 
@@ -18,6 +18,7 @@ RULES: Final[tuple[ruling.Rule, ...]] = (
     *links.RULES,
     *pcie.RULES,
     *network.RULES,
+    *network_counters.RULES,
     *host.RULES,
     *storage.RULES,
 )
