@@ -75,7 +75,21 @@ def _from_wait(board: Board, at: int) -> list[Node]:
     # Who has joined may still have to finish something that it called before.
     earlier = {board.fronts[rank][0] for rank in wait.waiting} - {at}
     found += [("wait", front) for front in sorted(earlier) if _before(board, front, at)]
+    if wait.pair is not None:
+        found += [("wait", other) for other in _batch(board, at)]
     return found
+
+
+def _batch(board: Board, at: int) -> list[int]:
+    """The other sends and recvs of the batches that this one is in: none of a batch is over before all are."""
+    wait = board.waits[at]
+    found = set()
+    for rank, op in wait.waiting.items():
+        for front in board.fronts[rank]:
+            other = board.waits[front]
+            if other.group == wait.group and other.pair is not None and other.waiting[rank].seq == op.seq:
+                found.add(front)
+    return sorted(found - {at})
 
 
 def _before(board: Board, front: int, at: int) -> bool:

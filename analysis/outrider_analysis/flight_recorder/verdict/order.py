@@ -61,10 +61,11 @@ class Orders:
         return found
 
     def calls(self, rank: int) -> list[Call]:
-        """The newest calls of ``rank``, oldest first."""
+        """The newest calls of ``rank``, oldest first; none where its dump left out those that are over."""
         found = self._calls.get(rank)
         if found is None:
-            found = self._calls[rank] = list(self._open(rank))
+            whole = not self._merged.ranks[rank].active_only
+            found = self._calls[rank] = list(self._open(rank)) if whole else []
         return found
 
     def _open(self, rank: int) -> Iterable[Call]:
