@@ -44,6 +44,7 @@ class Orders:
         self._kinds: dict[int, list[str]] = {}
         self._roles: dict[tuple[object, ...], list[int]] | None = None
         self._stages = _stages(merged)
+        self._carriers = set() if self._stages else _carriers(merged)
 
     def kinds(self, rank: int) -> list[str]:
         """The kind of each of the rank's groups by slot: its description, or its size and place among those."""
@@ -106,7 +107,12 @@ class Orders:
         return first + [other for other in same if other != rank and other not in chosen]
 
     def _role(self, rank: int) -> tuple[object, ...]:
-        return self._stages.get(rank, ())
+        """The stage; where nothing tells it, the places in the groups that carry sends and recvs, kind by kind."""
+        if self._stages:
+            return self._stages.get(rank, ())
+        kinds, places = self.kinds(rank), self._merged.places[rank]
+        carrying = [(kind, at) for kind, at in zip(kinds, places, strict=True) if at in self._carriers]
+        return tuple(sorted((kind, self._merged.groups[at].ranks.index(rank)) for kind, at in carrying))
 
 
 def _creation(group: model.GroupDigest) -> tuple[int, int, str]:
@@ -207,15 +213,16 @@ def _how(mine: list[Call], i: int, theirs: list[Call], j: int) -> str:
 
 
 def _stages(merged: Merged) -> dict[int, tuple[object, ...]]:
-    """The stage of each rank: its place on the pipeline axis, or in the groups that carry sends and recvs."""
-    found: dict[int, tuple[object, ...]] = {}
-    if merged.coords and any("pp" in coords for coords in merged.coords.values()):
-        for rank, coords in merged.coords.items():
-            found[rank] = (coords.get("pp", -1),)
-        return found
-    for at, group in enumerate(merged.groups):
-        carries = any(merged.ranks[rank].groups[slot].pairs for rank, slot in group.slots.items())
-        if carries and group.told:
-            for place, rank in enumerate(merged.groups[at].ranks):
-                found[rank] = (*found.get(rank, ()), place)
-    return found
+    """The stage of each rank by its place on the pipeline axis, where groups or a mesh tell that."""
+    if not any("pp" in coords for coords in merged.coords.values()):
+        return {}
+    return {rank: (coords.get("pp", -1),) for rank, coords in merged.coords.items()}
+
+
+def _carriers(merged: Merged) -> set[int]:
+    """Groups in which somebody sends or receives."""
+    return {
+        at
+        for at, group in enumerate(merged.groups)
+        if group.told and any(merged.ranks[rank].groups[slot].pairs for rank, slot in group.slots.items())
+    }

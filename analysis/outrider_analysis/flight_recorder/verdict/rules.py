@@ -198,7 +198,7 @@ def _circle(case: Case, waits: list[int], ranks: list[int]) -> Finding:
     near = {rank: _company(case, rank) for rank in heard}
     lefts = [order.deviation(case.orders, rank, case.orders.mates(rank, near[rank])) for rank in heard]
     known = [left for left in lefts if left is not None]
-    if known:
+    if known and 2 * len(known) <= max(2, len(heard)):  # of many that differ the measure is wrong, not they
         return _deviated(case, known, first)
     late = [rank for rank in heard if _unexcused(case, rank)]
     if late:
