@@ -8,7 +8,17 @@ See docs/decisions for how blame is given and what was turned down.
 from __future__ import annotations
 
 from outrider_analysis.flight_recorder.merge import Merged
-from outrider_analysis.flight_recorder.verdict import absence, board, graph, mismatch, moving, order, rules, slow
+from outrider_analysis.flight_recorder.verdict import (
+    absence,
+    board,
+    graph,
+    mismatch,
+    moving,
+    order,
+    rules,
+    slow,
+    unseen,
+)
 from outrider_analysis.flight_recorder.verdict.finding import VERDICTS, Finding, Verdict, Where
 
 __all__ = ["VERDICTS", "Finding", "Verdict", "Where", "judge"]
@@ -50,7 +60,7 @@ def _weighed(case: rules.Case, findings: list[Finding]) -> list[Finding]:
     An operation that all have joined is explained by a rank to blame that is in it, or that waits with its members; a
     circle by a rank in it that is to blame by itself.
     """
-    findings = _absentees(findings)
+    findings = unseen.weigh(case, _absentees(findings))
     alone = {finding.culprits[0] for finding in findings if len(finding.culprits) == 1}
     findings = [f for f in findings if len(f.culprits) < 2 or not alone.intersection(f.culprits)]
     blamed = [finding for finding in findings if finding.culprits]
