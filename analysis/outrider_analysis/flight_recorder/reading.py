@@ -19,6 +19,7 @@ from typing import Any, Final
 
 DUMP_BYTES_MAX: Final = 256 * 1024 * 1024  # a ring of 65,536 entries with stacks is a tenth of that
 ENTRIES_MAX: Final = 262_144
+READ_AHEAD_BYTES: Final = 128 * 1024
 GROUPS_MAX: Final = 16_384
 WORD_CHARS_MAX: Final = 256
 NEVER: Final = -1
@@ -89,7 +90,7 @@ def read(data: bytes) -> Dump | Unreadable:
         return Unreadable("too-large", f"{len(data)} bytes; at most {DUMP_BYTES_MAX} are read")
     as_json = data[:1] != b"\x80" and data.lstrip()[:1] in (b"{", b"[")
     try:
-        found = json.loads(data) if as_json else _Plain(io.BytesIO(data), encoding="utf-8").load()
+        found = json.loads(data) if as_json else _Plain(_ahead(data), encoding="utf-8").load()
     except _RefusedError as error:
         return Unreadable("refused", str(error))
     except MemoryError:
@@ -98,6 +99,11 @@ def read(data: bytes) -> Dump | Unreadable:
         form = "JSON" if as_json else "pickle"
         return Unreadable("damaged", f"no {form} that can be read: {type(error).__name__}: {_shown(str(error))}")
     return _dump("json" if as_json else "pickle", found)
+
+
+def _ahead(data: bytes) -> io.BufferedReader:
+    """A file that may be looked ahead in: without that the unpickler fetches every opcode by a call of its own."""
+    return io.BufferedReader(io.BytesIO(data), READ_AHEAD_BYTES)
 
 
 def rank_of(name: str) -> int | None:
