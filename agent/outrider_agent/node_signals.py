@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 from outrider_agent import readings, settings
 from outrider_agent.judgement import engine, rules, table
 from outrider_agent.signals import catalog, kernel_log, nvml, nvml_events, power, ranks, redfish_client
+
+LASTS_S: Final = 60.0  # a rule that waits for so long is about what lasts
 
 
 def of(
@@ -43,8 +46,12 @@ def judge(node: str, sources: settings.Sources, simulated: bool, once: bool = Fa
 
 
 def _at_once(rule: rules.Rule) -> rules.Rule:
+    """One look cannot tell that something lasts: what counts only once it has for a while is a warning here."""
     lasting = isinstance(rule.test, rules.OneOf | rules.NoneOf | rules.Differs | rules.Above | rules.Below)
-    return dataclasses.replace(rule, hold_s=0.0, polls=1) if lasting and rule.share is None else rule
+    if not lasting or rule.share is not None:
+        return rule
+    severity = "warning" if rule.hold_s >= LASTS_S and rule.severity in ("fatal", "error") else rule.severity
+    return dataclasses.replace(rule, hold_s=0.0, polls=1, severity=severity)
 
 
 def _roots(sources: settings.Sources) -> catalog.Roots:

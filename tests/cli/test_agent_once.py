@@ -10,8 +10,10 @@ import pytest
 
 from outrider_agent import node_signals, once, readings, settings
 from outrider_agent.judgement import engine
+from outrider_agent.signals import files, filesystems
 from outrider_cli import agent, errors, main, sweep_view
 from outrider_simulator import fake_nvml
+from tests.agent import trees
 
 LOST = "3,7,7000000,-;NVRM: Xid (PCI:0000:1b:00): 79, pid=1, name=python, GPU has fallen off the bus.\n"
 
@@ -153,3 +155,38 @@ def test_a_library_that_pretends_is_known_before_it_is_loaded(tmp_path: Path) ->
     assert settings.simulates(world.library)
     assert not settings.simulates(Path("/bin/sh"))
     assert not settings.simulates(tmp_path / "none")
+
+
+@pytest.mark.parametrize("driver", ["470.182.03", "550.90.07", "570.124.06"])
+def test_a_healthy_node_with_gpus_is_well(driver: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Library and module are told apart by their versions as NVML and the kernel write them."""
+    node = trees.healthy(tmp_path / "node")
+    version = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Release Build"
+    node.put(node.procfs / "driver/nvidia/version", version)
+    made = fake_nvml.World(tmp_path / "nvml", driver=driver)
+    (tmp_path / "kmsg").touch()
+    words = ["agent", "--once", "--json", "--nvml-library", str(made.library), "--kernel-log", str(tmp_path / "kmsg")]
+    words += ["--sysfs", str(node.sysfs), "--procfs", str(node.procfs), "--expect-gpus", "8", "--expect-ports", "8"]
+    assert main.main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one for one in found["observations"] if one["severity"] in ("fatal", "error")] == []
+    assert {one["name"]: one["state"] for one in found["signals"]}["nvml"] == "ok"
+
+
+def test_what_only_counts_once_it_lasts_is_a_warning_at_one_look() -> None:
+    once_rules = {rule.name: rule for rule in node_signals.judge("n0", settings.Sources(), False, once=True).rules}
+    assert once_rules["gpu-warm-held"].severity == "warning"
+    assert once_rules["gpu-lost"].severity == "fatal"
+    assert once_rules["driver-mismatch-versions"].severity == "error"
+
+
+def test_the_hosts_own_trees_under_another_name_are_asked_like_the_kernels(tmp_path: Path) -> None:
+    (tmp_path / "proc").symlink_to("/proc")
+    (tmp_path / "sys").symlink_to("/sys")
+    assert files.is_live_procfs(tmp_path / "proc")
+    assert files.is_live_sysfs(tmp_path / "sys") == Path("/sys/kernel/uevent_seqnum").exists()
+    node = trees.healthy(tmp_path / "node", hardware=False)
+    assert not files.is_live_procfs(node.procfs)
+    assert not files.is_live_sysfs(node.sysfs)
+    looked = filesystems.Filesystems(tmp_path / "proc").read()
+    assert {one.name: one.state for one in looked.readings if one.device == "/"}["fs_size"] == "value"

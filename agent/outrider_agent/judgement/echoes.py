@@ -9,10 +9,14 @@ from __future__ import annotations
 from typing import Final
 
 from outrider.records import Json
-from outrider_agent.judgement.draft import Draft
+from outrider_agent.judgement.draft import GRAVITY, Draft
 
 WINDOW_S: Final = 3.0
 LATE_S: Final = 60.0
+
+
+def _order(draft: Draft) -> tuple[int, float, int]:
+    return draft.rank, draft.at, -GRAVITY[draft.severity]  # of what was seen at one moment the gravest comes first
 
 
 class Echoes:
@@ -26,7 +30,7 @@ class Echoes:
 
     def mark(self, drafts: list[Draft]) -> None:
         """Mark those that are faults, in the order in which they happened."""
-        for draft in sorted((draft for draft in drafts if draft.is_fault), key=lambda draft: (draft.rank, draft.at)):
+        for draft in sorted((draft for draft in drafts if draft.is_fault), key=_order):
             evidence = draft.evidence
             cause = evidence.get("echo_of")
             if isinstance(cause, str):  # the kernel's log knows it already
@@ -45,6 +49,8 @@ class Echoes:
                 self._fatal = draft.severity == "fatal"
 
     def _follows(self, draft: Draft, since: float) -> bool:
+        if draft.severity == "fatal" and not self._fatal and draft.rank == 0:
+            return False  # what is fatal by itself did not follow from what is not
         if 0 <= since <= WINDOW_S:
             return True
         if not 0 <= since <= LATE_S or not self._fatal:

@@ -106,7 +106,7 @@ class Clock:
     ) -> None:
         self._procfs = procfs
         self._clock = clock
-        self._ask = ask or (ask_kernel if procfs == Path("/proc") else recorded(procfs))
+        self._ask = ask or (ask_kernel if files.is_live_procfs(procfs) else recorded(procfs))
         self._times = times
         self._began_at: float | None = None
 

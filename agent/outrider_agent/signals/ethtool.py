@@ -93,7 +93,7 @@ class Ethtool:
         self._folder = str(sysfs / "class/net")
         self._procfs = procfs
         self._clock = clock or clocks.RealClock()
-        real = sysfs == Path("/sys")
+        real = files.is_live_sysfs(sysfs)
         self._ask = ask or (Kernel().ask if real else recorded(self._folder))
         self._listed_at: float | None = None
         self._interfaces: dict[str, str] = {}

@@ -215,3 +215,13 @@ class Look:
 
 def _why(error: OSError) -> str:
     return error.strerror or str(error)
+
+
+def is_live_procfs(root: Path) -> bool:
+    """Whether a kernel stands behind ``root``, wherever it is mounted; false for a tree that was made or recorded."""
+    return root == Path("/proc") or (root / "self").is_symlink()
+
+
+def is_live_sysfs(root: Path) -> bool:
+    """The same for a root like /sys."""
+    return root == Path("/sys") or (root / "kernel/uevent_seqnum").exists()

@@ -98,7 +98,7 @@ class Filesystems:
         self._clock = clock
         self._expected = tuple(dict.fromkeys([*expected, *probed]))
         self._probed = frozenset(probed)
-        self._stat = stat or (room if procfs == Path("/proc") else recorded(procfs))
+        self._stat = stat or (room if files.is_live_procfs(procfs) else recorded(procfs))
         self._rooms: waits.Waits[Room] = waits.Waits()
         self._probes: waits.Waits[float] = waits.Waits()
         self._writable: set[str] = set()

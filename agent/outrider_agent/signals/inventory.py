@@ -60,7 +60,7 @@ class Inventory:
         self._sys = str(sysfs)
         self._procfs = procfs
         self._clock = clock
-        real = sysfs == Path("/sys")
+        real = files.is_live_sysfs(sysfs)
         self._archive = str(pstore_archive or (PSTORE_ARCHIVE if real else sysfs / "var/lib/systemd/pstore"))
 
     def read(self) -> readings.Sweep:

@@ -85,7 +85,7 @@ class Nvme:
         self._procfs = procfs
         self._clock = clock
         self._devfs = devfs
-        self._ask = ask or (self._by_ioctl if sysfs == Path("/sys") else self._recorded)
+        self._ask = ask or (self._by_ioctl if files.is_live_sysfs(sysfs) else self._recorded)
         self._present: dict[str, bool] = {}
 
     def read(self) -> readings.Sweep:

@@ -17,6 +17,7 @@ unreadable.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -156,7 +157,7 @@ class Nvml:
         if "rare" not in message["periods"]:
             return
         told.text("", "driver_version", self.readers.hello.get("driver_version", ""))
-        told.text("", "library_version", self.readers.hello.get("nvml_version", ""))
+        told.text("", "library_version", library_version(self.readers.hello.get("nvml_version", "")))
         seen, broken = message["p2p_seen"], message["p2p_broken"]
         told.row("", "p2p_broken", *((float(broken),) if seen else (None, "unsupported", "no two GPUs have links")))
         for number, pci in self.readers.roster.items():
@@ -295,3 +296,8 @@ class _Told:
     def text(self, device: str, name: str, text: str) -> None:
         """A word; "" was not said."""
         self.row(device, name, *((text,) if text else (None, "unreadable", "it does not say")))
+
+
+def library_version(nvml_version: str) -> str:
+    """``550.90.07`` of ``12.550.90.07``: NVML puts CUDA's major version before the driver's."""
+    return nvml_version.partition(".")[2] if re.match(r"\d{1,2}\.\d{3,}\.", nvml_version) else nvml_version

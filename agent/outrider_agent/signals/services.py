@@ -66,7 +66,7 @@ class Services:
         self._procfs = procfs
         self._clock = clock
         self._services = services
-        self._ask = ask or (ask_systemd if procfs == Path("/proc") else self._recorded)
+        self._ask = ask or (ask_systemd if files.is_live_procfs(procfs) else self._recorded)
         self._ran: set[str] = set()
 
     def read(self) -> readings.Sweep:

@@ -124,7 +124,27 @@ GPU: Final = (
     ),
 )
 
+_AER: Final = r"\S+ [\da-fA-F:.]{7,16}: AER: (?:Multiple )?Uncorrect(?:ed|able)"
+
 PCIE: Final = (
+    row(
+        "pcie-aer",
+        "AER: ",
+        rf"{_AER} \(Fatal\) error (?:message )?received(?: from|:) {_PCI}",
+        "fatal",
+        "drain",
+        "PCIe device {dev} met a fatal error, says its root port",
+        source="drivers/pci/pcie/aer.c",
+    ),
+    row(
+        "pcie-aer",
+        "AER: ",
+        rf"{_AER} \(Non-Fatal\) error (?:message )?received(?: from|:) {_PCI}",
+        "error",
+        "drain",
+        "PCIe device {dev} met an uncorrected error, says its root port",
+        source="drivers/pci/pcie/aer.c",
+    ),
     row(
         "pcie-aer",
         "PCIe Bus Error: severity=",

@@ -161,3 +161,13 @@ def test_a_storm_of_events_is_bounded() -> None:
         node.hear(3000.0, driver(3000.0, number, f"gpu{number % 8}"))
     assert len(node.judge.memory()["events"]) <= events.SAID_MAX
     assert node.judge.forgotten > 0
+
+
+def test_what_is_fatal_by_itself_is_no_echo_of_what_is_milder_and_was_seen_at_the_same_moment() -> None:
+    node = Node()
+    found = node.hear(10.0, xid(10.0, 31), xid(10.0, 79, pci="0000:9b:00"))
+    assert {one.severity for one in found} == {"error", "fatal"}
+    (worst,) = [one for one in found if one.severity == "fatal"]
+    assert worst.evidence.get("first") is True
+    (milder,) = [one for one in found if one.severity == "error"]
+    assert milder.evidence.get("echo_of", "").startswith("xid 79")
