@@ -10,6 +10,7 @@ from outrider_agent.judgement import engine, rules, table
 from outrider_agent.signals import catalog, kernel_log, nvml, nvml_events, power, ranks, redfish_client
 
 LASTS_S: Final = 60.0  # a rule that waits for so long is about what lasts
+AT_A_LOOK: Final = ("port-down", "ports-missing", "file-system-silent", "nvme-disabled")  # down is down
 
 
 def of(
@@ -46,11 +47,15 @@ def judge(node: str, sources: settings.Sources, simulated: bool, once: bool = Fa
 
 
 def _at_once(rule: rules.Rule) -> rules.Rule:
-    """One look cannot tell that something lasts: what counts only once it has for a while is a warning here."""
+    """One look cannot tell that something lasts: what counts only once it has for a while is a warning here, and what
+    is down an error.
+    """
     lasting = isinstance(rule.test, rules.OneOf | rules.NoneOf | rules.Differs | rules.Above | rules.Below)
     if not lasting or rule.share is not None:
         return rule
-    severity = "warning" if rule.hold_s >= LASTS_S and rule.severity in ("fatal", "error") else rule.severity
+    severity = rule.severity
+    if rule.hold_s >= LASTS_S and severity in ("fatal", "error"):
+        severity = "error" if rule.kind in AT_A_LOOK else "warning"
     return dataclasses.replace(rule, hold_s=0.0, polls=1, severity=severity)
 
 

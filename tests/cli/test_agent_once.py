@@ -177,6 +177,7 @@ def test_what_only_counts_once_it_lasts_is_a_warning_at_one_look() -> None:
     once_rules = {rule.name: rule for rule in node_signals.judge("n0", settings.Sources(), False, once=True).rules}
     assert once_rules["gpu-warm-held"].severity == "warning"
     assert once_rules["gpu-lost"].severity == "fatal"
+    assert {rule.severity for rule in once_rules.values() if rule.kind == "ports-missing"} == {"fatal", "error"}
     assert once_rules["driver-mismatch-versions"].severity == "error"
 
 
