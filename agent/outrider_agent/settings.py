@@ -8,6 +8,7 @@ both may change while the agent lives.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -145,12 +146,19 @@ def _check_redfish(given: Sources) -> None:
     if url is not None:
         parts = parse.urlsplit(url)
         if parts.scheme not in ("https", "http") or not parts.hostname:
-            raise SettingsError(f"--redfish {url!r}: is not an address such as https://bmc.example")
+            raise SettingsError("--redfish: is not an address such as https://bmc.example")
+        if parts.username is not None or parts.password is not None:
+            raise SettingsError(
+                f"--redfish: the address of {parts.hostname} carries a name or password, which every process of the "
+                "machine can read; put user:password into the --redfish-credentials FILE"
+            )
         if parts.scheme == "http" and not addresses.is_loopback(parts.hostname):
             raise SettingsError(f"--redfish {url!r}: would carry the BMC's password unencrypted; give https://")
     for option, path in (("--redfish-credentials", credentials), ("--redfish-ca-file", given.redfish_ca_file)):
         if path is not None and not os.access(path, os.R_OK):
             raise SettingsError(f"{option} {path}: is missing or this user may not read it")
+    if credentials is not None and stat.S_IMODE(credentials.stat().st_mode) & 0o077:
+        raise SettingsError(f"--redfish-credentials {credentials}: others may read it; run chmod 600 {credentials}")
 
 
 def simulates(library: Path) -> bool:

@@ -115,6 +115,11 @@ def test_a_signal_that_hangs_or_breaks_is_told_and_holds_nobody() -> None:
         (["--once", "--probe-mount", "ckpt"], "give the whole path"),
         (["--once", "--redfish", "https://bmc.example"], "needs --redfish-credentials FILE"),
         (["--once", "--redfish", "http://bmc.example", "--redfish-credentials", "/etc/hostname"], "give https://"),
+        (
+            ["--once", "--redfish", "https://me:pw@bmc", "--redfish-credentials", "/etc/hostname"],
+            "carries a name or pass",
+        ),
+        (["--once", "--redfish", "https://bmc", "--redfish-credentials", "/etc/hostname"], "others may read it"),
         (["--once", "--supervise"], "--supervise has no meaning with --once"),
         (["--json"], "--json belongs to --once"),
         (["--once", "--config", "/nope.toml"], "--config /nope.toml: cannot be read"),
