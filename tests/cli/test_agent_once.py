@@ -196,3 +196,16 @@ def test_the_hosts_own_trees_under_another_name_are_asked_like_the_kernels(tmp_p
     assert not files.is_live_sysfs(node.sysfs)
     looked = filesystems.Filesystems(tmp_path / "proc").read()
     assert {one.name: one.state for one in looked.readings if one.device == "/"}["fs_size"] == "value"
+
+
+def test_a_computing_adapter_that_was_never_there_is_missed_though_others_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = trees.healthy(tmp_path / "node")
+    node.remove_adapter("mlx5_0", from_bus=True)
+    (tmp_path / "kmsg").touch()
+    words = ["agent", "--once", "--json", "--kernel-log", str(tmp_path / "kmsg"), "--expect-ports", "8"]
+    assert main.main([*words, "--sysfs", str(node.sysfs), "--procfs", str(node.procfs)]) == 1
+    found = json.loads(capsys.readouterr().out)["observations"]
+    (missed,) = [one for one in found if one["kind"] == "ports-missing"]
+    assert (missed["severity"], missed["evidence"]["value"], missed["evidence"]["bound"]) == ("error", 7.0, 8.0)

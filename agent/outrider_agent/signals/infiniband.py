@@ -85,7 +85,7 @@ class Infiniband:
             _count(look, port)
         for adapter, present in self._adapters.items():
             look.add(adapter, "adapter_present", present)
-        expected = [port for port in self._ports.values() if self._is_expected(port)]
+        expected = [port for port in self._ports.values() if self._counts(port)]
         look.add("", "ports_active", float(sum(active)))
         look.add("", "ports_expected", float(len(expected)))
         look.add("", "adapters", " ".join(name for name, present in self._adapters.items() if present))
@@ -98,6 +98,11 @@ class Infiniband:
     def _is_expected(self, port: _Port) -> bool:
         """Ports beside GPUs work; of others those that were seen to: the second port of a card is often left empty."""
         return port.role == topology.COMPUTE or port.was_up
+
+    def _counts(self, port: _Port) -> bool:
+        """Whether a port is one of those that a node is asked to have: the computing ones, where it has any."""
+        computes = any(one.role == topology.COMPUTE for one in self._ports.values())
+        return port.role == topology.COMPUTE if computes else self._is_expected(port)
 
     def _state(self, look: files.Look, port: _Port) -> bool:
         """Read what tells of the link; whether the port counts among the active ones."""
@@ -117,7 +122,7 @@ class Infiniband:
         look.add(port.device, "port_flaps", float(port.flaps))
         look.add(port.device, "port_expected", self._is_expected(port))
         look.add(port.device, "port_role", port.role)
-        return up and self._is_expected(port)
+        return up and self._counts(port)
 
     def _follow(self, port: _Port, up: bool) -> None:
         now = self._clock.now()
