@@ -49,7 +49,11 @@ def meet(links):
 
 def asked(what):
     path = folder / what
-    if not path.exists() or int(path.read_text()) != rank:
+    try:
+        found = path.read_text()  # the rank that it names may take it away meanwhile
+    except FileNotFoundError:
+        return False
+    if found != str(rank):
         return False
     path.unlink()
     return True
