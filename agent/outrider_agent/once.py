@@ -16,9 +16,12 @@ from typing import Final
 from outrider import records
 from outrider.records import Json
 from outrider_agent import readings, watchers, workers
+from outrider_agent.observe import TEXT_CHARS_MAX
 
 WITHIN_S_MAX: Final = 20.0  # for any signal, whatever deadline it has in a running agent
 GRAVE: Final = frozenset({"fatal", "error"})
+LOOKED: Final = frozenset({"ok", "partial", "absent"})
+COULD_NOT_LOOK: Final = "could-not-look"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ def look(node: str, boot_id: str, signals: Sequence[readings.Signal], judge: wat
     """The document; blocks until every signal has answered or its deadline has passed."""
     looks = asyncio.run(_look_at_all(signals))
     seen = [observation for one in looks for observation in _judged(one, judge)]
+    told = {one.device for one in seen if one.kind == COULD_NOT_LOOK}
+    seen += [_blind(node, one) for one in looks if one.state not in LOOKED and one.name not in told]
     sweeps = [one.sweep for one in looks if one.sweep is not None]
     simulated = simulated or any(sweep.context.get("simulated") is True for sweep in sweeps)
     return {
@@ -108,6 +113,15 @@ def _signal(one: Look) -> Json:
 def _gpu(device: str) -> bool:
     name = device.partition("/")[0]
     return name.startswith("gpu") and name[3:].isdigit()
+
+
+def _blind(node: str, one: Look) -> records.Observation:
+    """A judge waits whether the next looks fare better; here there is none, and what was not seen is not well."""
+    evidence: Json = {"signal": one.name, "state": one.state}
+    text = f"{one.name} could not be looked at: {one.error or one.state}"[:TEXT_CHARS_MAX]
+    return records.Observation(
+        0, COULD_NOT_LOOK, "warning", time.time(), node, text, device=one.name, evidence=evidence
+    )
 
 
 def _judged(one: Look, judge: watchers.Judging) -> list[records.Observation]:

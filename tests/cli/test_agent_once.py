@@ -100,7 +100,7 @@ def test_a_signal_that_hangs_or_breaks_is_told_and_holds_nobody() -> None:
     assert states["hangs"] == ("overdue", "no answer within 0.05 s")
     assert states["breaks"] == ("failed", "OSError: no such register")
     page = sweep_view.text(found)
-    assert "nothing is wrong by what could be read" in page
+    assert "hangs could not be looked at: no answer within" in page
     assert "no such register" in page
 
 
@@ -209,3 +209,17 @@ def test_a_computing_adapter_that_was_never_there_is_missed_though_others_are(
     found = json.loads(capsys.readouterr().out)["observations"]
     (missed,) = [one for one in found if one["kind"] == "ports-missing"]
     assert (missed["severity"], missed["evidence"]["value"], missed["evidence"]["bound"]) == ("error", 7.0, 8.0)
+
+
+def test_what_could_not_be_looked_at_is_an_observation_at_one_look_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = trees.healthy(tmp_path / "node", hardware=False)
+    library, log = tmp_path / "libnvidia-ml.so.1", tmp_path / "kmsg"
+    library.write_text("no library")
+    log.touch()
+    words = ["agent", "--once", "--json", "--nvml-library", str(library), "--kernel-log", str(log)]
+    main.main([*words, "--sysfs", str(node.sysfs), "--procfs", str(node.procfs)])
+    found = json.loads(capsys.readouterr().out)
+    (blind,) = [one for one in found["observations"] if one["kind"] == "could-not-look"]
+    assert (blind["severity"], blind["device"], "file too short" in blind["text"]) == ("warning", "nvml", True)
