@@ -6,7 +6,7 @@ import random
 import sqlite3
 from pathlib import Path
 
-from outrider_controller import integrity, ledger, recovery, snapshots
+from outrider_controller import integrity, ledger, recovery, snapshots, write_ahead_log
 from outrider_controller.core import evolve, records
 from outrider_controller.core import state as states
 from tests.core.test_random_worlds import MOVES, POLICY, move
@@ -43,6 +43,15 @@ def reread(row: records.Row) -> records.Row:
     from outrider_controller import codec
 
     return codec.row(row.kind, records.SCHEMA, codec.row_data(row))
+
+
+def append_torn_transaction(log: Path) -> None:
+    """As a writer leaves the write-ahead log that is killed inside a transaction: one frame and half of another."""
+    frame_bytes = write_ahead_log.FRAME.size + write_ahead_log.HEADER.unpack(log.read_bytes()[:32])[2]
+    with log.open("r+b") as file:
+        file.seek(-frame_bytes, 2)
+        last = file.read()
+        file.write(last + last[: frame_bytes // 2])
 
 
 @dataclasses.dataclass

@@ -32,9 +32,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def killed(tmp_path: Path) -> Path:
-    """A ledger whose writer was killed, with everything still in the log."""
+    """A ledger whose writer was killed between two transactions, with everything still in the log."""
     found = tmp_path / "ledger.db"
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(found)], stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(found), "20"], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         for _ in range(20):
             writer.stdout.readline()
@@ -79,6 +79,17 @@ def test_a_sound_ledger_is_taken_as_it_is(path: Path) -> None:
 
 def test_a_ledger_whose_writer_was_killed_is_sound(killed: Path) -> None:
     assert ledgers.start(killed).said == []
+
+
+def test_a_writer_killed_inside_a_transaction_costs_no_confirmed_row_and_that_is_said(killed: Path) -> None:
+    confirmed = len(killed_rows(killed))
+    log = killed.with_name("ledger.db-wal")
+    ledgers.append_torn_transaction(log)
+    found = ledgers.start(killed)
+    [said] = found.said
+    assert "is not whole. No confirmed row is missing" in said
+    assert len(found.rows) == confirmed + 1  # the row that tells of it
+    assert_sound(killed)
 
 
 @pytest.mark.parametrize("column", ["data", "at", "kind", "job", "epoch", "sum", "schema"])
@@ -184,8 +195,7 @@ def test_a_log_that_was_cut_anywhere_loses_its_end_and_says_how_much(killed: Pat
     found = ledgers.start(killed)
     kept = [row for row in found.rows if isinstance(row, records.Noted)]
     assert [row.text for row in kept] == [str(seq) for seq in range(1, len(kept) + 1)]
-    # A kill may come between a transaction (of three rows) and the head that tells of it: nobody was told of those.
-    assert sum(cut.rows for cut in found.cuts) in (confirmed - len(kept), confirmed - len(kept) - 3)
+    assert sum(cut.rows for cut in found.cuts) == confirmed - len(kept)
     assert len(found.said) == 1
     assert_sound(killed)
 

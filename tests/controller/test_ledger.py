@@ -15,16 +15,20 @@ from outrider_controller.core import records
 
 # Appends rows as fast as it can and says the last number that was confirmed.
 WRITER = """
+import signal
 import sys
 from pathlib import Path
 from outrider_controller import ledger
 from outrider_controller.core import records
 book = ledger.Ledger(Path(sys.argv[1]))
-epoch, seq = book.take_epoch(), book.last_seq
+epoch, seq, left = book.take_epoch(), book.last_seq, int(sys.argv[2])
 while True:
     rows = [records.Noted(1.0, "demo", f"{seq + place}") for place in (1, 2, 3)]
     seq = book.append(seq, epoch, rows, [ledger.Acked("n0", "s", seq + 3)])
     print(seq, flush=True)
+    left -= 1
+    if left == 0:
+        signal.pause()
 """
 
 
@@ -85,7 +89,7 @@ def test_acknowledged_numbers_are_kept_for_each_spool_and_never_fall(tmp_path: P
 @pytest.mark.parametrize("moment", range(3))
 def test_what_was_confirmed_before_a_kill_is_there_and_nothing_is_half_there(tmp_path: Path, moment: int) -> None:
     path = tmp_path / "ledger.db"
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path), "-1"], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         for _ in range(10 + 17 * moment):
             confirmed = int(writer.stdout.readline())
