@@ -34,7 +34,9 @@ def path(tmp_path: Path) -> Path:
 def killed(tmp_path: Path) -> Path:
     """A ledger whose writer was killed between two transactions, with everything still in the log."""
     found = tmp_path / "ledger.db"
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(found), "20"], stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(found), "20"], stdout=subprocess.PIPE, text=True
+    ) as writer:
         assert writer.stdout is not None
         for _ in range(20):
             writer.stdout.readline()
