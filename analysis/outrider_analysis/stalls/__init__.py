@@ -6,7 +6,7 @@ analyzer: ``judge`` is a function of the evidence, and whoever knows more may st
 """
 
 from outrider_analysis.stalls.groups import Group, from_plain, group, plain, ranges
-from outrider_analysis.stalls.reading import Reading, read
+from outrider_analysis.stalls.reading import Reading, awaited, outside, read, stands_in
 from outrider_analysis.stalls.verdict import HUNG, VERDICTS, Row, Verdict, common, judge
 
 __all__ = [
@@ -16,11 +16,14 @@ __all__ = [
     "Reading",
     "Row",
     "Verdict",
+    "awaited",
     "common",
     "from_plain",
     "group",
     "judge",
+    "outside",
     "plain",
     "ranges",
     "read",
+    "stands_in",
 ]

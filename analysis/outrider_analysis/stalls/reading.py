@@ -41,6 +41,10 @@ _WAITS: Final = (
     (r"deepspeed/comm/", "", "a collective"),
 )
 _WAITING: Final = tuple((re.compile(file), re.compile(function), what) for file, function, what in _WAITS)
+_SENDS: Final = re.compile(r"^(i?send|send_object_list)$")
+_RECEIVES: Final = re.compile(r"^(i?recv|recv_object_list)$")
+_NEIGHBOURS: Final = re.compile(r"torch/distributed/pipelining/|megatron/core/.*p2p_communication\.py$")
+_BATCHES: Final = re.compile(r"^batch_isend_irecv$")
 # The engine runs backward passes in C++, and may either compute there or wait for a collective.
 _EITHER: Final = re.compile(r"torch/autograd/(graph|__init__)\.py$")
 _STORAGE: Final = re.compile(
@@ -48,6 +52,7 @@ _STORAGE: Final = re.compile(
     r"|/(fsspec|safetensors|zipfile|tarfile|shutil|pathlib|mmap)(/|\.py$)"
 )
 _LOADER: Final = re.compile(r"torch/utils/data/|/(webdataset|datasets|grain)/")
+_STANDARD: Final = re.compile(r"/lib/python3[.\d]*/(?!site-packages|dist-packages)")
 _FOREIGN: Final = re.compile(r"site-packages/|dist-packages/|/lib/python3[.\d]*/|^<")
 
 
@@ -72,10 +77,40 @@ def read(evidence: records.RankEvidence) -> Reading:
     by_stack = _by_stack(evidence) if evidence.frames else _without_stack(evidence)
     if not evidence.pending:
         return by_stack
-    awaited = _collective(evidence)
+    what = _collective(evidence)
     elsewhere = by_stack.text if by_stack.kind == "spinning" and evidence.moved is False else ""
     kind = "moving" if evidence.moved else "waiting"
-    return Reading(kind, f"{awaited} {by_stack.place}".strip(), f"waits in {awaited}", awaited, elsewhere)
+    return Reading(kind, f"{what} {by_stack.place}".strip(), f"waits in {what}", what, elsewhere)
+
+
+def awaited(frames: tuple[str, ...], asleep: bool = True) -> str:
+    """What a rank with this stack waits for, in words; nothing where its stack stands in no wait that is known."""
+    file, _, function = innermost(frames)
+    found = next((what for where, name, what in _WAITING if where.search(file) and name.search(function)), "")
+    return found or ("a collective of the backward pass" if asleep and _EITHER.search(file) else "")
+
+
+def stands_in(frames: tuple[str, ...]) -> tuple[str, str]:
+    """What the stack of a waiting rank stands in: ``collective``, ``send``, ``recv`` or ``p2p`` (one of these two), and
+    the function's name. Nothing for a store, a GPU, and what is not known.
+    """
+    file, _, function = innermost(frames)
+    what = awaited(frames)
+    if _NEIGHBOURS.search(file) or _BATCHES.search(function):
+        return "p2p", function
+    if "collective" not in what:
+        return "", function
+    if _SENDS.search(function):
+        return "send", function
+    return ("recv" if _RECEIVES.search(function) else "collective"), function
+
+
+def outside(frames: tuple[str, ...]) -> bool:
+    """True where a sleeping rank surely waits for no other: any function may sleep in ``Work.wait()``, which leaves no
+    frame, but not one of the standard library, of a data loader, or of storage.
+    """
+    file = innermost(frames)[0]
+    return bool(_STANDARD.search(file) or _STORAGE.search(file) or _LOADER.search(file))
 
 
 def innermost(frames: tuple[str, ...]) -> tuple[str, int, str]:
@@ -92,15 +127,13 @@ def short(frame: str) -> str:
 
 def _by_stack(evidence: records.RankEvidence) -> Reading:
     file, line, function = innermost(evidence.frames)
-    awaited = next((what for where, name, what in _WAITING if where.search(file) and name.search(function)), "")
     asleep = evidence.cpu is None or evidence.cpu < CORE_BURNT
-    if not awaited and asleep and _EITHER.search(file):
-        awaited = "a collective of the backward pass"
+    what = awaited(evidence.frames, asleep)
     named = f"{file.rsplit('/', 1)[-1]}:{line} in {function}" if line else file
     if evidence.moved:
         return Reading("moving", "", f"works in {named}; its stack changed while it was looked at")
-    if awaited:
-        return Reading("waiting", f"{file} in {function}", f"waits for {awaited} ({named})", awaited)
+    if what:
+        return Reading("waiting", f"{file} in {function}", f"waits for {what} ({named})", what)
     where = f"{_own(evidence.frames)} ({named})" if _own(evidence.frames) not in ("", named) else named
     place = _place(evidence, file, line, function)
     if asleep and evidence.state != "running":

@@ -20,14 +20,15 @@ from outrider_analysis.flight_recorder.verdict import (
     unseen,
 )
 from outrider_analysis.flight_recorder.verdict.finding import VERDICTS, Finding, Verdict, Where
+from outrider_analysis.flight_recorder.verdict.hints import Hint, HintError, Hints
 
-__all__ = ["VERDICTS", "Finding", "Verdict", "Where", "judge"]
+__all__ = ["VERDICTS", "Finding", "Hint", "HintError", "Hints", "Verdict", "Where", "judge"]
 
 DOUBT: float = 0.75  # no more than this where dumps are missing that could change the answer
 
 
-def judge(merged: Merged) -> Verdict:
-    """The verdict over all ranks that were heard."""
+def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
+    """The verdict over all ranks that were heard. ``hints``: what a look at the ranks told beside their records."""
     if not merged.ranks:
         return Verdict(merged, [], note="No dump could be read.")
     waits = board.lay_out(merged)
@@ -45,7 +46,7 @@ def judge(merged: Merged) -> Verdict:
         if finding is not None:
             finding.victims = tuple(sorted({n for kind, n in reached if kind == "rank"} - set(finding.culprits)))
             findings.append(finding)
-    findings = moving.stuck(case, _weighed(case, findings), len(findings))
+    findings = moving.stuck(case, _weighed(case, findings, hints), len(findings))
     findings.sort(key=lambda item: (item.kind == "unknown", -len(item.victims), item.since_ns, item.culprits))
     _doubt(case, findings)
     if not findings:
@@ -54,13 +55,13 @@ def judge(merged: Merged) -> Verdict:
     return _verdict(case, findings)
 
 
-def _weighed(case: rules.Case, findings: list[Finding]) -> list[Finding]:
+def _weighed(case: rules.Case, findings: list[Finding], hints: Hints | None) -> list[Finding]:
     """Without what another finding explains, and ranks without dumps that may each have been the one as one finding.
 
     An operation that all have joined is explained by a rank to blame that is in it, or that waits with its members; a
     circle by a rank in it that is to blame by itself.
     """
-    findings = unseen.weigh(case, _absentees(findings))
+    findings = unseen.weigh(case, _absentees(findings), hints or Hints())
     alone = {finding.culprits[0] for finding in findings if len(finding.culprits) == 1}
     findings = [f for f in findings if len(f.culprits) < 2 or not alone.intersection(f.culprits)]
     blamed = [finding for finding in findings if finding.culprits]

@@ -11,12 +11,13 @@ from typing import Final
 
 from outrider_analysis.flight_recorder.verdict import moving
 from outrider_analysis.flight_recorder.verdict.finding import UNKNOWN, Finding
+from outrider_analysis.flight_recorder.verdict.hints import Hints
 from outrider_analysis.flight_recorder.verdict.rules import Case
 
 ALONE: Final = 0.6
 
 
-def weigh(case: Case, findings: list[Finding]) -> list[Finding]:
+def weigh(case: Case, findings: list[Finding], hints: Hints) -> list[Finding]:
     """The findings, less those that an unseen send or recv may explain; unchanged without gloo."""
     idle = [finding for finding in findings if finding.kind in moving.CAME_NOT and not finding.absent]
     if not idle or not any(rank.gloo for rank in case.merged.ranks.values()):
