@@ -28,6 +28,7 @@ class _Keep:
     window: int
     ops: int = model.OPS_MAX
     frames: int = model.FRAMES_MAX
+    arrivals: int = model.ARRIVALS_MAX
     pairs: bool = True
 
 
@@ -38,8 +39,8 @@ _STEPS: Final = (
     _Keep(64, 32, 32),
     _Keep(32, 16, 16, 8),
     _Keep(0, 16, 8, 4),
-    _Keep(0, 0, 4, 2),
-    _Keep(0, 0, 1, 0, pairs=False),
+    _Keep(0, 0, 4, 2, 4),
+    _Keep(0, 0, 1, 0, 0, pairs=False),
 )
 
 
@@ -91,19 +92,33 @@ def _cut(rank: model.RankDigest, keep: _Keep) -> model.RankDigest:
         groups=tuple(_cut_group(group, keep) for group in rank.groups),
         unfinished=tuple(ops),
         calls=calls if len(rank.calls) > keep.calls * model.CALL_BYTES else rank.calls,
+        gap_ns=_longest(rank) if keep.arrivals < model.ARRIVALS_MAX else rank.gap_ns,
         stack=rank.stack[: keep.frames],
         problems=(f"cut to fit: {_words(keep)}", *told)[: model.PROBLEMS_MAX],
     )
 
 
 def _cut_group(group: model.GroupDigest, keep: _Keep) -> model.GroupDigest:
-    """From a little before where the group stands, or the newest, whichever is more."""
-    count, pairs = len(group.window) // 4, group.pairs if keep.pairs else ()
-    if not keep.window:
-        return dataclasses.replace(group, first=0, window=b"", arrivals=b"", pairs=pairs)
+    """From a little before where the group stands, or the newest, whichever is more. Times end with the window."""
+    count = len(group.window) // 4
     stands = count if group.completed is None else group.completed + 1 - group.first
-    begin = max(0, min(count - keep.window, stands - keep.window // 2))
-    return dataclasses.replace(group, first=group.first + begin, window=group.window[4 * begin :], pairs=pairs)
+    begin = max(0, min(count - keep.window, stands - keep.window // 2)) if keep.window else count
+    return dataclasses.replace(
+        group,
+        first=group.first + begin,
+        window=group.window[4 * begin :],
+        arrivals=group.arrivals[max(0, len(group.arrivals) - 24 * keep.arrivals) :],
+        pairs=group.pairs if keep.pairs else (),
+    )
+
+
+def _longest(rank: model.RankDigest) -> int:
+    """The rank's longest pause, or call: without it a wait would look longer than it is."""
+    longest = rank.gap_ns
+    for group in rank.groups:
+        times = memoryview(group.arrivals).cast("q")
+        longest = max([longest, *(times[at + 1] - times[at] for at in range(0, len(times), 3) if times[at])])
+    return longest
 
 
 def _shared(node: model.NodeDigest, bytes_max: int, notes: list[str]) -> model.NodeDigest:
