@@ -159,8 +159,9 @@ class _Rank:
         self._clock(order, entry)
         self.gloo = self.gloo or by_retired
         self.finished += finished
-        self.newest = max(self.newest, entries.time_of(entry, "time_discovered_completed_ns"))
-        self.timing = self.timing or entries.time_of(entry, "time_discovered_started_ns") > 0
+        started = entries.time_of(entry, "time_discovered_started_ns")  # of an unfinished one: seen by the dump itself
+        self.newest = max(self.newest, started, entries.time_of(entry, "time_discovered_completed_ns"))
+        self.timing = self.timing or started > 0
         if signature.op == "coalesced" and (p2p or group.last_p2p):
             group.enqueued = max(group.enqueued, seq)
             return  # ends a batch of sends and recvs, which have entries of their own
@@ -203,8 +204,9 @@ class _Rank:
         if told is not None or name in self.batches.names:
             return told is not False
         status = self.dump.status.get(str(entry.get("pg_id")))
-        counted = status is not None and status.enqueued == self.batches.newest.get(name)
-        return counted and status is not None and number <= status.completed
+        # The newest one reads unfinished and is counted as over: members of batches whose ends are not in the dump.
+        newest = self.batches.newest.get(name) if self.batches.open.get(name) else None
+        return status is not None and status.completed == status.enqueued == newest and number <= status.completed
 
     def _send_or_recv(
         self, group: _Group, entry: Mapping[str, Any], seq: int, own: int, signature: model.Signature, finished: bool

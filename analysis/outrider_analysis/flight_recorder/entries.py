@@ -25,6 +25,7 @@ class Batches:
         self.ends: dict[tuple[str, int], bool] = {}
         self.names: set[str] = set()
         self.newest: dict[str, int] = {}  # number of the newest send or recv
+        self.open: dict[str, bool] = {}  # is that one marked as unfinished?
 
 
 def batches(entries: Iterable[tuple[int, Mapping[str, Any]]]) -> Batches:
@@ -41,7 +42,7 @@ def batches(entries: Iterable[tuple[int, Mapping[str, Any]]]) -> Batches:
             if p2p:
                 if found.newest.get(name) == number:
                     found.names.add(name)  # equal numbers are a batch, and its end is gone once it is over
-                found.newest[name] = number
+                found.newest[name], found.open[name] = number, entry["state"] != "completed"
         except NOT_WHOLE:
             continue  # told when the entry itself is taken
     return found

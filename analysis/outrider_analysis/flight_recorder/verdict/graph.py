@@ -65,8 +65,10 @@ def _reaching(end: Iterable[Node], back: Mapping[Node, list[Node]], seen: set[No
 
 def _from_wait(board: Board, at: int) -> list[Node]:
     wait = board.waits[at]
-    if wait.device or (wait.pair is not None and wait.done):
+    if wait.device:
         return []
+    if wait.pair is not None and wait.done:  # the rest of its batch keeps it, if there is one
+        return [("wait", other) for other in _batch(board, at) if not board.waits[other].done]
     found: list[Node] = [("rank", rank) for rank in wait.missing]
     fronts = {board.at[wait.group, seq] for rank in wait.behind if (seq := _front(board, rank, wait.group)) is not None}
     found += [("wait", front) for front in sorted(fronts) if front != at]
