@@ -1,0 +1,75 @@
+"""Ends of the graph that are no circle: a device, an operation that all have joined, ranks without a dump."""
+
+from __future__ import annotations
+
+from outrider_analysis.flight_recorder.verdict import case as cases
+from outrider_analysis.flight_recorder.verdict import words
+from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, UNKNOWN, Finding
+
+
+def device(case: cases.Case, at: int) -> Finding:
+    wait, merged = case.board.waits[at], case.merged
+    stuck = tuple(sorted(wait.waiting))
+    what = words.operation(merged, wait)
+    evidence = [f"{words.count(stuck)} in it; finished by ranks {words.runs(wait.done)}"]
+    if len(stuck) > len(wait.done):
+        sentence = (
+            f"{words.named(merged, wait.done).capitalize()} finished {what}, and {len(stuck)} ranks did not; "
+            "nothing tells whose device is stuck."
+        )
+        return cases.told(case, "unknown", (), UNKNOWN, wait, sentence, evidence, stuck)
+    sentence = (
+        f"{words.named(merged, stuck).capitalize()} enqueued {what} and did not finish it, though {len(wait.done)} "
+        "other members did: its device is stuck."
+    )
+    return cases.told(case, "device-stuck", stuck, CONFIDENCE["device"], wait, sentence, evidence)
+
+
+def joined(case: cases.Case, at: int) -> Finding:
+    wait, merged = case.board.waits[at], case.merged
+    what = words.operation(merged, wait)
+    started = [rank for rank, op in wait.waiting.items() if op.started]
+    late = tuple(
+        rank
+        for rank, op in sorted(wait.waiting.items())
+        if not op.started and merged.ranks[rank].timing and case.board.fronts[rank][0] == at
+    )
+    if wait.pair is None and started and late and len(late) <= len(started):
+        sentence = (
+            f"{words.named(merged, late).capitalize()} enqueued {what} and never started it, though {len(started)} "
+            "other members did: its device is stuck."
+        )
+        evidence = [f"started by ranks {words.runs(started)}"]
+        return cases.told(case, "device-stuck", late, CONFIDENCE["not-started"], wait, sentence, evidence)
+    sentence = (
+        f"All {len(wait.waiting)} members of {what} have joined it and none has finished: no rank is to "
+        "blame; look at the group's links."
+    )
+    return cases.told(
+        case, "all-joined-stuck", (), CONFIDENCE["joined"], wait, sentence, ["every member has enqueued it"]
+    )
+
+
+def absent(case: cases.Case, ranks: list[int]) -> Finding:
+    """Ranks without a dump to which all waits lead."""
+    merged = case.merged
+    waits = sorted({at for rank in ranks for at in cases.waits_for(case, rank)})
+    wait = case.board.waits[min(waits, key=lambda at: (case.board.waits[at].since_ns or 2**63, at))]
+    what = words.operation(merged, wait)
+    who = words.named(merged, ranks)
+    evidence = ["left no dump", "those who did explain the wait by nobody else"]
+    if len(ranks) > 1:
+        sentence = (
+            f"All waits lead to {who}, of whom there is no dump; any of them may be the one that did not come "
+            f"to {what}."
+        )
+        found = cases.told(case, "unknown", (), UNKNOWN, wait, sentence, evidence, tuple(ranks))
+    else:
+        sentence = (
+            f"{who.capitalize()} left no dump and did not come to {what}; nothing that the others show would "
+            "have kept it."
+        )
+        kind = "p2p-missing" if wait.pair is not None else "rank-missing"
+        found = cases.told(case, kind, tuple(ranks), CONFIDENCE["absent"], wait, sentence, evidence)
+    found.absent = True
+    return found
