@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from outrider import clock as clock_module
 from outrider_analysis import stalls
-from outrider_controller import checkpoint_effects, checkpoints, launchers
+from outrider_controller import checkpoint_effects, checkpoints, flight_records, launchers
 from outrider_controller.core import jobs, node_checks, records
 
 ERROR_CHARS_MAX: Final = 2000
@@ -124,9 +124,16 @@ class Effects:
             for place, node in enumerate(args["placement"])
             if not wanted or any(rank // each == place for rank in wanted)
         }
-        found = await self._launcher.capture(effect.effect, effect.job, args["generation"], asked, CAPTURE_S)
+        held = {node: range(place * each, (place + 1) * each) for place, node in enumerate(args["placement"])}
+        mesh = str(args.get("mesh") or spec.mesh)
+        gathering = flight_records.Gathering(effect.job, {node: held[node] for node in asked}, mesh, spec.world_size)
+        found = await self._launcher.capture(
+            effect.effect, effect.job, args["generation"], asked, CAPTURE_S, gathering.take
+        )
         single = (item.evidence for item in stalls.from_plain(found.ranks))
-        return {"ranks": stalls.plain(stalls.group(single)), "unanswered": list(found.unanswered)}
+        result = {"ranks": stalls.plain(stalls.group(single)), "unanswered": list(found.unanswered)}
+        record = await gathering.judged()
+        return result if record is None else {**result, flight_records.KEY: record}
 
     async def _check(self, effect: records.EffectRequested) -> dict[str, Any]:
         """Have a node check itself; of its checks those are kept that did not pass."""

@@ -7,7 +7,7 @@ done again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,6 +54,9 @@ class Stopped:
     unreached: tuple[str, ...]
 
 
+Told = Callable[[str, spoken.Json], None]  # a node, and what it answered
+
+
 @dataclass(frozen=True)
 class Captured:
     """What ranks were doing, each a records.RankEvidence as a mapping, and the nodes that did not say in time."""
@@ -89,9 +92,18 @@ class Launcher(Protocol):
         ...
 
     async def capture(
-        self, effect: str, job: str, generation: int, asked: Mapping[str, tuple[int, ...]], deadline_s: float
+        self,
+        effect: str,
+        job: str,
+        generation: int,
+        asked: Mapping[str, tuple[int, ...]],
+        deadline_s: float,
+        told: Told | None = None,
     ) -> Captured:
-        """What ranks are doing now, by node (empty for all of a node's); nothing is done to them. Never raises."""
+        """What ranks are doing now, by node (empty for all of a node's); nothing is done to them. Never raises.
+
+        ``told`` is called with each node's answer as it comes.
+        """
         ...
 
     async def check(self, effect: str, node: str, deep: bool, within_s: float) -> spoken.Json:

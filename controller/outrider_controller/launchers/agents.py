@@ -93,26 +93,25 @@ class AgentsLauncher:
         return launchers.Stopped(tuple(n for n in placement if n not in unreached), tuple(unreached))
 
     async def capture(
-        self, effect: str, job: str, generation: int, asked: Mapping[str, tuple[int, ...]], deadline_s: float
+        self,
+        effect: str,
+        job: str,
+        generation: int,
+        asked: Mapping[str, tuple[int, ...]],
+        deadline_s: float,
+        told: launchers.Told | None = None,
     ) -> launchers.Captured:
         """Ask all nodes at once; one that is away, refuses or answers too late is ``unanswered``, and nobody waits."""
         within_s = deadline_s + CAPTURE_SLACK_S
-        answers = await asyncio.gather(
-            *(
-                self._ask(
-                    effect,
-                    node,
-                    "capture",
-                    job,
-                    generation,
-                    {"ranks": list(ranks), "deadline_s": deadline_s},
-                    within_s,
-                    CAPTURE_AWAY_S_MAX,
-                )
-                for node, ranks in asked.items()
-            ),
-            return_exceptions=True,
-        )
+
+        async def one(node: str, ranks: tuple[int, ...]) -> spoken.Json:
+            args = {"ranks": list(ranks), "deadline_s": deadline_s}
+            answer = await self._ask(effect, node, "capture", job, generation, args, within_s, CAPTURE_AWAY_S_MAX)
+            if told is not None:
+                told(node, answer)
+            return answer
+
+        answers = await asyncio.gather(*(one(node, ranks) for node, ranks in asked.items()), return_exceptions=True)
         found: list[spoken.Json] = []
         unanswered = []
         for node, answer in zip(asked, answers, strict=True):

@@ -1,0 +1,218 @@
+"""Flight records of a job that stands still: digests in, as its nodes answer, one verdict out, bounded whatever comes.
+
+In: what each node's agent says under ``flight_recorder`` of a capture, and what a look at the ranks told. Out:
+the contract's verdict (``outrider fr analyze --json``) with its drawing, small enough for a row of the ledger.
+
+Nothing here runs on the event loop but the taking. Once half of the nodes have answered a first verdict is made of what
+is there; it stands should the last one not come about. A digest that is too large, damaged, of ranks that are not the
+node's, or at which the analysis fails, costs that node's digest alone and is said under ``notes``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from outrider import mesh as meshes
+from outrider import records as spoken
+from outrider_analysis import stalls
+from outrider_analysis.flight_recorder import merge, model, ranges, verdict
+from outrider_analysis.flight_recorder.verdict import drawing, hints
+from outrider_controller import flight_record_bounds as bounds
+
+NODE_BYTES_MAX: Final = 256 * 1024  # of one node's digest, and as many again
+RANK_BYTES_MAX: Final = 64 * 1024  # for each of its ranks; agents keep below 12 KB a rank
+MEMBERS_MAX: Final = 1 << 22  # ranks in all memberships of one node
+JUDGED_S_MAX: Final = 60.0  # 16,384 ranks take seconds; what takes longer is let go of
+ALONE_MAX: Final = 2_048  # ranks whose stacks are read one by one
+NOTES_MAX: Final = 32
+NOTE_CHARS_MAX: Final = 300
+KEY: Final = "flight_recorder"
+
+log = logging.getLogger(__name__)
+
+Json = spoken.Json
+
+
+class Gathering:
+    """The digests of one look. ``ranks``: the ranks of each node that was asked; ``mesh``: the job's, or empty."""
+
+    def __init__(self, job: str, ranks: Mapping[str, Sequence[int]], mesh: str, world: int) -> None:
+        self._job, self._ranks, self._world = job, dict(ranks), world
+        self._mesh = _mesh(mesh, world)
+        self._told: dict[str, Json] = {}
+        self._evidence: list[Any] = []
+        self._answered = 0
+        self._nodes: dict[str, model.NodeDigest] = {}  # of the thread that judges
+        self._notes: dict[str, None] = {}
+        self._refused: set[str] = set()
+        self._first: asyncio.Task[Json] | None = None
+
+    def take(self, node: str, answer: Json) -> None:
+        """One node's answer, as soon as it is there."""
+        self._answered += 1
+        looks = answer.get("ranks")
+        self._evidence += looks[: len(self._ranks.get(node, ()))] if isinstance(looks, list) else []
+        told = answer.get(KEY)
+        if isinstance(told, Mapping) and node in self._ranks:
+            self._told[node] = dict(told)
+        half = self._answered * 2 >= len(self._ranks) > self._answered
+        if half and self._told and self._first is None:
+            given, seen = dict(self._told), list(self._evidence)
+            self._first = asyncio.create_task(asyncio.to_thread(self._judge, given, seen), name=f"records-{self._job}")
+
+    async def judged(self) -> Json | None:
+        """The verdict over all that has come; None where no node said anything of flight records. Raises nothing."""
+        first = await self._partial()
+        if not self._told:
+            return None
+        try:
+            work = asyncio.to_thread(self._judge, dict(self._told), list(self._evidence))
+            return await asyncio.wait_for(work, JUDGED_S_MAX)
+        except Exception as error:
+            log.exception("flight records could not be judged", extra={"job": self._job})
+            why = f"the records of all {len(self._told)} nodes could not be judged: {type(error).__name__}: {error}"
+            found = first or {**_NOTHING, "ranks_read": 0, "sentence": "The flight records could not be judged."}
+            return {**found, "notes": [why[:NOTE_CHARS_MAX], *found.get("notes", ())][:NOTES_MAX]}
+
+    async def _partial(self) -> Json | None:
+        """The first verdict, where one was begun; it is over before the last one begins, since they share digests."""
+        if self._first is None:
+            return None
+        try:
+            found = await asyncio.wait_for(self._first, JUDGED_S_MAX)
+        except Exception:  # whatever it was, the last verdict meets it too, and says so
+            log.exception("a first part of the flight records could not be judged", extra={"job": self._job})
+            return None
+        about = {"job": self._job, "nodes": found["nodes_read"], "of": len(self._ranks), "verdict": found["verdict"]}
+        log.info("a first verdict of the flight records", extra=about)
+        return found
+
+    # --- in a thread --------------------------------------------------------------------------------------------------
+
+    def _judge(self, told: Mapping[str, Json], evidence: Sequence[Any]) -> Json:
+        began = time.monotonic()
+        for node, given in told.items():
+            if node not in self._nodes and node not in self._refused:
+                self._read(node, given)
+        read = time.monotonic()
+        seen = _hints(evidence)
+        try:
+            found = self._verdict(self._nodes.values(), seen)
+        except Exception:
+            log.exception("flight records are judged without those that it failed at", extra={"job": self._job})
+            self._sift()
+            found = self._verdict(self._nodes.values(), seen)
+        merged = time.monotonic()
+        found["seconds"] = {"read": round(read - began, 3), "digest": 0.0, "merge": round(merged - read, 3)}
+        found |= {"nodes_read": len(self._nodes), "nodes_asked": len(self._ranks), "notes": self._said(told, found)}
+        found["files"] = _files(told, found)
+        return bounds.bounded(found)
+
+    def _read(self, node: str, given: Json) -> None:
+        """The node's digest, or a note why it does not count."""
+        if given.get("digest") is None:
+            return
+        try:
+            digest = self._digest(node, given["digest"])
+        except Exception as error:  # noqa: BLE001 - a stranger's document may fail anywhere, and costs itself alone
+            self._refuse(node, f"its digest does not count: {_words(error)}")
+            return
+        mine = set(self._ranks[node])
+        foreign = [item.rank for item in digest.ranks if item.rank not in mine]
+        if foreign:
+            self._note(f"{node}: its digest tells of rank {stalls.ranges(foreign)}, which it does not hold; left out")
+        ranks = tuple(item for item in digest.ranks if item.rank in mine)
+        self._nodes[node] = model.NodeDigest(ranks, digest.memberships, digest.signatures, digest.unreadable)
+
+    def _digest(self, node: str, given: object) -> model.NodeDigest:
+        most = NODE_BYTES_MAX + RANK_BYTES_MAX * len(self._ranks[node])
+        size = len(msgspec.json.encode(given))
+        if size > most:
+            raise ValueError(f"it has {size} bytes, and {most} are taken")
+        members = given.get("memberships") if isinstance(given, Mapping) else None
+        total = 0
+        for text in members.values() if isinstance(members, Mapping) else ():
+            total += len(ranges.decode(text)) if isinstance(text, str) else 0
+            if total > MEMBERS_MAX:
+                raise ValueError(f"its groups have more than {MEMBERS_MAX} members in all")
+        return model.from_json(given)
+
+    def _verdict(self, nodes: Iterable[model.NodeDigest], seen: hints.Hints) -> Json:
+        merged = merge.merge(nodes, None, self._mesh, self._world)
+        found = verdict.judge(merged, seen)
+        document = found.to_json()
+        if not merged.ranks:
+            document |= _NOTHING
+        for problem in merged.problems:
+            self._note(problem)
+        return document | {"world": merged.world} | drawing.draw(found)
+
+    def _sift(self) -> None:
+        """Leave out the digests that the analysis fails at by themselves."""
+        for node, digest in list(self._nodes.items()):
+            try:
+                self._verdict([digest], hints.Hints())
+            except Exception as error:  # noqa: BLE001 - as above
+                del self._nodes[node]
+                self._refuse(node, f"its digest does not count: the analysis fails at it ({_words(error)})")
+
+    def _refuse(self, node: str, why: str) -> None:
+        self._refused.add(node)
+        self._note(f"{node}: {why}")
+
+    def _note(self, text: str) -> None:
+        self._notes.setdefault(text[:NOTE_CHARS_MAX])
+
+    def _said(self, told: Mapping[str, Json], found: Json) -> list[str]:
+        """Our own notes first, then those of the nodes."""
+        theirs = [
+            f"{node}: {note}"[:NOTE_CHARS_MAX]
+            for node, given in told.items()
+            if isinstance(notes := given.get("notes"), list)
+            for note in notes[:NOTES_MAX]
+        ]
+        away = len(self._ranks) - self._answered
+        late = [f"{away} of {len(self._ranks)} nodes had not answered"] if away > 0 else []
+        said = [*late, *self._notes, *theirs]
+        more = [f"and {len(said) - NOTES_MAX + 1} more notes"] if len(said) > NOTES_MAX else []
+        return [*said[: NOTES_MAX - len(more)], *more]
+
+
+_NOTHING: Final[Json] = {"verdict": "unknown", "culprits": [], "confidence": 0.0, "findings": [], "where": None}
+
+
+def _hints(evidence: Sequence[Any]) -> hints.Hints:
+    """What the looks told; ranks that do the same are read once where there are many."""
+    groups = stalls.from_plain(evidence)
+    return hints.from_groups(groups if len(groups) <= ALONE_MAX else stalls.group(item.evidence for item in groups))
+
+
+def _mesh(text: str, world: int) -> meshes.Mesh | None:
+    """The mesh where it fits the job; a wrong one would put ranks where they are not."""
+    try:
+        found = meshes.parse(text) if text else None
+    except meshes.MeshError:
+        return None
+    return found if found is not None and found.world_size == world else None
+
+
+def _files(told: Mapping[str, Json], found: Json) -> Json:
+    """Where the nodes keep the dumps of those whom the verdict names: ``{rank: "node:path"}``."""
+    named = {rank for one in found["findings"] for rank in (*one["culprits"], *one["candidates"])}
+    kept: Json = {}
+    for node, given in told.items():
+        files = given.get("files")
+        for rank, path in files.items() if isinstance(files, Mapping) else ():
+            if str(rank).isdigit() and int(rank) in named and isinstance(path, str) and len(kept) < bounds.FILES_MAX:
+                kept[str(rank)] = f"{node}:{path}"
+    return dict(sorted(kept.items(), key=lambda item: int(item[0])))
+
+
+def _words(error: Exception) -> str:
+    return f"{error}" if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
