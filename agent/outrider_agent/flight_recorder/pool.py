@@ -12,6 +12,7 @@ import collections
 import contextlib
 import fcntl
 import json
+import math
 import os
 import selectors
 import signal
@@ -44,10 +45,11 @@ class PoolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``memory_bytes`` of address space for each process; ``file_s`` (wall time) for each file."""
+    """``memory_bytes`` of address space for each process; wall time: ``file_s`` for each file, ``all_s`` for them all."""
 
     memory_bytes: int = 1 << 30
     file_s: float = 30.0
+    all_s: float = math.inf
     workers: int = 0  # 0: as many as there are cores for us, and at least 2
 
 
@@ -165,13 +167,23 @@ class _Run:
 
     def all(self, workers: int) -> None:
         """Until every file is answered."""
+        until = time.monotonic() + self.limits.all_s
         while self.work or any(reader.chunk for reader in self.readers):
+            if time.monotonic() > until:
+                self._stop()
+                return
             self._hand_out(workers)
-            for key, _ in self.selector.select(min(1.0, self.limits.file_s / 4)):
+            for key, _ in self.selector.select(min(1.0, self.limits.file_s / 4, self.limits.all_s / 16)):
                 self._hear(key.data)
             for reader in list(self.readers):
                 if reader.chunk and time.monotonic() - reader.since > self.limits.file_s:
                     self._late(reader)
+
+    def _stop(self) -> None:
+        """The time is over: what has no answer gets this one."""
+        for chunk in [*(reader.chunk for reader in self.readers), *self.work]:
+            for source in chunk:
+                self._give_up(source, f"was not reached within {self.limits.all_s:.1f} s")
 
     def close(self) -> None:
         """End all processes."""
