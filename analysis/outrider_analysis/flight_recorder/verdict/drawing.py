@@ -1,0 +1,268 @@
+"""A verdict as what people look at: the graph of waits, bounded, and who is where in the operation that blocked first.
+
+    Verdict -> {"graph": {"nodes", "edges", ...}, "tables": [one for each finding, or null]}
+
+Every rank is in at most one node, and a node is named by its first rank. A small job is drawn rank by rank. Beyond,
+ranks that wait for the same are one node: first those in the same operation, then those in groups of the same kind at
+the same distance from a root, then all at that distance. The finest of these that a person can follow is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from outrider_analysis.flight_recorder import digest, ranges
+from outrider_analysis.flight_recorder.merge import Merged
+from outrider_analysis.flight_recorder.verdict import board as boards
+from outrider_analysis.flight_recorder.verdict.finding import Verdict, Where
+
+NODES_MAX: Final = 200
+LEGIBLE_MAX: Final = 24  # nodes that a person can follow; a coarser drawing is taken where it has no more than this
+EDGES_MAX: Final = 800
+TABLES_MAX: Final = 64
+RUNS_MAX: Final = 64  # runs of ranks in one text
+ROLES: Final = ("culprit", "candidate", "absent", "victim", "other")
+STATES: Final = ("finished", "waits", "behind", "not-there", "no-dump")
+
+
+def draw(judged: Verdict, nodes_max: int = NODES_MAX) -> dict[str, Any]:
+    """``graph`` and ``tables``, plain JSON, to be stored beside the contract's keys of the verdict.
+
+    A node is ``{"rank", "ranks", "count", "role", "dump", "coords", "waits_in"}``: its first rank, all of them as text
+    (``8-63``), the coordinates that they share, and what they wait in (null for nothing) as ``{"group",
+    "description", "op", "seq", "from_to", "operations"}``, ``seq`` null where several operations are drawn as one. An
+    edge is ``{"from", "to", "group", "op", "seq"}`` between first ranks, from who waits to who is waited for.
+    ``left_out`` counts ranks beyond ``nodes_max``.
+    """
+    return {"graph": _graph(judged, nodes_max), "tables": [_table(judged, item.where) for item in _found(judged)]}
+
+
+def state(merged: Merged, at: int, where: Where, rank: int) -> tuple[str, str]:
+    """Where ``rank`` is in that operation of group ``at``: one of STATES, and more in words or nothing."""
+    if rank not in merged.ranks:
+        return "no-dump", ""
+    seen = merged.seen(rank, at) if at >= 0 else None
+    if seen is None:
+        return "not-there", "has called nothing on this group"
+    if where.pair is not None:
+        return ("waits", "") if _pending(merged, at, where, rank) else ("not-there", "")
+    if seen.enqueued is None or seen.enqueued < where.seq:
+        called = seen.enqueued if seen.enqueued is not None and seen.enqueued > 0 else 0
+        return "not-there", f"has called up to number {called}" if called else "has called none"
+    completed = seen.completed or 0
+    if completed >= where.seq:
+        return "finished", ""
+    return ("waits", "") if completed == where.seq - 1 else ("behind", f"in number {completed + 1}")
+
+
+def text(ranks: Iterable[int]) -> str:
+    """``0-6:2,9``: at most RUNS_MAX runs, and ``...`` for the rest."""
+    parts = ranges.encode(sorted(ranks)).split(",")
+    return ",".join([*parts[:RUNS_MAX], "..."] if len(parts) > RUNS_MAX else parts)
+
+
+def _found(judged: Verdict) -> Sequence[Any]:
+    return judged.findings[:TABLES_MAX]
+
+
+def _pending(merged: Merged, at: int, where: Where, rank: int) -> bool:
+    assert where.pair is not None
+    group = merged.groups[at]
+    other = where.pair[1] if rank == where.pair[0] else where.pair[0]
+    place = group.ranks.index(other) if other in group.ranks else -1
+    slot = group.slots.get(rank)
+    return any(op.group == slot and op.p2p and op.peer == place for op in merged.ranks[rank].unfinished)
+
+
+def _table(judged: Verdict, where: Where | None) -> dict[str, Any] | None:
+    """Who of the group finished the operation, who waits in it, who did not come, who left no dump."""
+    if where is None:
+        return None
+    merged = judged.merged
+    named = (where.group, where.ranks)
+    at = next((n for n, group in enumerate(merged.groups) if (group.name, group.ranks) == named), -1)
+    states: dict[tuple[str, str], list[int]] = {}
+    for rank in where.pair or where.ranks:
+        states.setdefault(state(merged, at, where, rank), []).append(rank)
+    rows = sorted(states.items(), key=lambda item: (STATES.index(item[0][0]), min(item[1])))
+    return {
+        "group": where.group,
+        "description": where.description,
+        "op": where.op,
+        "seq": where.seq,
+        "from_to": list(where.pair) if where.pair else None,
+        "size": len(where.ranks),
+        "rows": [
+            {"state": word, "more": more, "count": len(ranks), "ranks": text(ranks), "coords": _shared(merged, ranks)}
+            for (word, more), ranks in rows[:RUNS_MAX]
+        ],
+    }
+
+
+@dataclass(slots=True)
+class _Net:
+    """Ranks in the drawing: what each of them waits in (index in ``board.waits``), for whom, and its role."""
+
+    board: boards.Board
+    roles: dict[int, str]
+    waits: dict[int, int] = field(default_factory=dict)
+    targets: dict[int, tuple[int, ...]] = field(default_factory=dict)  # of a wait
+    near: dict[int, int] = field(default_factory=dict)  # waits between a rank and the nearest root
+
+
+def _graph(judged: Verdict, nodes_max: int) -> dict[str, Any]:
+    net = _net(judged)
+    groups: list[list[int]] = []
+    for level in range(_LEVELS):
+        groups = _grouped(net, level)
+        if len(groups) <= LEGIBLE_MAX:
+            break
+    groups.sort(key=lambda ranks: (ROLES.index(net.roles[ranks[0]]), net.near.get(ranks[0], 1 << 30), ranks[0]))
+    shown = groups[:nodes_max]
+    return {
+        "nodes": [_node(judged.merged, net, ranks) for ranks in shown],
+        "edges": list(_edges(net, shown))[:EDGES_MAX],
+        "left_out": sum(len(ranks) for ranks in groups[nodes_max:]),
+    }
+
+
+def _net(judged: Verdict) -> _Net:
+    board = boards.lay_out(judged.merged)
+    roles = dict.fromkeys(judged.victims, "victim")
+    roles.update({rank: "candidate" for item in judged.findings for rank in item.candidates})
+    roles.update(dict.fromkeys(judged.culprits, "culprit"))
+    net = _Net(board, roles)
+    blamed = set(judged.culprits)
+    for rank in list(roles):
+        fronts = board.fronts.get(rank)
+        if fronts:
+            net.waits[rank] = fronts[0]
+            if fronts[0] not in net.targets:
+                net.targets[fronts[0]] = _awaited(board.waits[fronts[0]], blamed)
+    for targets in net.targets.values():
+        for rank in targets:
+            if rank not in roles:
+                roles[rank] = "other" if rank in judged.merged.ranks else "absent"
+    net.near = _near(judged, net)
+    return net
+
+
+def _awaited(wait: boards.Wait, blamed: set[int]) -> tuple[int, ...]:
+    """Whom those in ``wait`` wait for; nobody where all have joined and none of them is blamed."""
+    late = wait.missing or wait.unheard or wait.behind
+    if late and not (wait.pair is None and not blamed.isdisjoint(wait.waiting)):
+        return tuple(late)
+    return tuple(sorted({*late, *blamed.intersection(wait.waiting)}))
+
+
+def _near(judged: Verdict, net: _Net) -> dict[int, int]:
+    """Breadth first from the roots, against the direction of the edges."""
+    back: dict[int, list[int]] = {}
+    for at, targets in net.targets.items():
+        for rank in targets:
+            back.setdefault(rank, []).append(at)
+    waiting: dict[int, list[int]] = {}
+    for rank, at in net.waits.items():
+        waiting.setdefault(at, []).append(rank)
+    roots = {rank for rank, role in net.roles.items() if role in ("culprit", "candidate")}
+    for item in judged.findings:
+        if not item.culprits and not item.candidates and item.where is not None:
+            roots.update(rank for rank in item.where.pair or item.where.ranks if rank in net.roles)
+    found = dict.fromkeys(sorted(roots), 0)
+    queue, done = list(found), set[int]()
+    for rank in queue:
+        for at in back.get(rank, ()):
+            if at not in done:
+                done.add(at)
+                new = [other for other in waiting[at] if other not in found]
+                found.update(dict.fromkeys(new, found[rank] + 1))
+                queue += new
+    return found
+
+
+_LEVELS: Final = 4
+
+
+def _grouped(net: _Net, level: int) -> list[list[int]]:
+    groups: dict[Hashable, list[int]] = {}
+    for rank in sorted(net.roles):
+        groups.setdefault(_key(net, level, rank), []).append(rank)
+    return list(groups.values())
+
+
+def _key(net: _Net, level: int, rank: int) -> Hashable:
+    """What ranks have in common that are one node at this level. Who is to blame stays alone as long as possible."""
+    role, at = net.roles[rank], net.waits.get(rank)
+    if level == 0 or (role == "culprit" and level < _LEVELS - 1):
+        return rank
+    near = net.near.get(rank)
+    if level == 1:
+        return role, at if at is not None else tuple(net.board.owed.get(rank, ()))
+    if at is None or level == 3:
+        return role, near, at is None
+    wait = net.board.waits[at]
+    return role, near, _kind(net, at), wait.op
+
+
+def _kind(net: _Net, at: int) -> str:
+    group = net.board.merged.groups[net.board.waits[at].group]
+    return group.axis or (group.name if group.description in digest.UNDESCRIBED else group.description)
+
+
+def _node(merged: Merged, net: _Net, ranks: list[int]) -> dict[str, Any]:
+    waits = sorted({net.waits[rank] for rank in ranks if rank in net.waits})
+    return {
+        "rank": ranks[0],
+        "ranks": text(ranks),
+        "count": len(ranks),
+        "role": net.roles[ranks[0]],
+        "dump": "read" if ranks[0] in merged.ranks else "absent",
+        "coords": _shared(merged, ranks),
+        "waits_in": _operation(net, waits) if waits else None,
+    }
+
+
+def _operation(net: _Net, waits: Sequence[int]) -> dict[str, Any]:
+    """What is the same for all of these waits, null what is not."""
+    found = [net.board.waits[at] for at in waits]
+    groups = {wait.group for wait in found}
+    names = {net.board.merged.groups[group].name for group in groups}
+    described = {net.board.merged.groups[group].description for group in groups}
+    ops, seqs = {wait.op for wait in found}, {wait.seq for wait in found}
+    alone = len(found) == 1
+    return {
+        "group": names.pop() if len(names) == 1 else None,
+        "description": described.pop() if len(described) == 1 else None,
+        "op": ops.pop() if len(ops) == 1 else None,
+        "seq": seqs.pop() if len(seqs) == 1 else None,
+        "from_to": list(found[0].pair) if alone and found[0].pair is not None else None,
+        "operations": len(found),
+    }
+
+
+def _edges(net: _Net, shown: list[list[int]]) -> Iterator[dict[str, Any]]:
+    """One edge for each two nodes, with the operation where it is one alone."""
+    of_rank = {rank: ranks[0] for ranks in shown for rank in ranks}
+    joined: dict[tuple[int, int], set[int]] = {}
+    for ranks in shown:
+        for at in {net.waits[rank] for rank in ranks if rank in net.waits}:
+            for rank in net.targets[at]:
+                to = of_rank.get(rank)
+                if to is not None and to != ranks[0]:
+                    joined.setdefault((ranks[0], to), set()).add(at)
+    for (start, end), waits in joined.items():
+        operation = _operation(net, sorted(waits))
+        yield {"from": start, "to": end, **{key: operation[key] for key in ("group", "description", "op", "seq")}}
+
+
+def _shared(merged: Merged, ranks: Iterable[int]) -> dict[str, int]:
+    """The coordinates that all of these ranks have in common."""
+    shared: dict[str, int] | None = None
+    for rank in ranks:
+        coords = merged.coords.get(rank, {})
+        shared = dict(coords) if shared is None else {a: at for a, at in shared.items() if coords.get(a) == at}
+        if not shared:
+            return {}
+    return shared or {}
