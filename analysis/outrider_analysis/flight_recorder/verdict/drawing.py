@@ -16,14 +16,16 @@ from typing import Any, Final
 from outrider_analysis.flight_recorder import digest, ranges
 from outrider_analysis.flight_recorder.merge import Merged
 from outrider_analysis.flight_recorder.verdict import board as boards
-from outrider_analysis.flight_recorder.verdict.finding import Verdict, Where
+from outrider_analysis.flight_recorder.verdict.finding import Finding, Verdict, Where
 
 NODES_MAX: Final = 200
-LEGIBLE_MAX: Final = 24  # nodes that a person can follow; a coarser drawing is taken where it has no more than this
+SINGLE_MAX: Final = 16  # ranks that are drawn one by one
+LEGIBLE_MAX: Final = 24  # nodes that a person can follow; a finer drawing with more than this is not taken
 EDGES_MAX: Final = 800
 TABLES_MAX: Final = 64
 RUNS_MAX: Final = 64  # runs of ranks in one text
 ROLES: Final = ("culprit", "candidate", "absent", "victim", "other")
+MISMATCHES: Final = ("collective-mismatch", "size-mismatch", "dtype-mismatch")
 STATES: Final = ("finished", "waits", "behind", "not-there", "no-dump")
 
 
@@ -36,7 +38,10 @@ def draw(judged: Verdict, nodes_max: int = NODES_MAX) -> dict[str, Any]:
     edge is ``{"from", "to", "group", "op", "seq"}`` between first ranks, from who waits to who is waited for.
     ``left_out`` counts ranks beyond ``nodes_max``.
     """
-    return {"graph": _graph(judged, nodes_max), "tables": [_table(judged, item.where) for item in _found(judged)]}
+    return {
+        "graph": _graph(judged, nodes_max),
+        "tables": [_table(judged.merged, item) for item in judged.findings[:TABLES_MAX]],
+    }
 
 
 def state(merged: Merged, at: int, where: Where, rank: int) -> tuple[str, str]:
@@ -63,10 +68,6 @@ def text(ranks: Iterable[int]) -> str:
     return ",".join([*parts[:RUNS_MAX], "..."] if len(parts) > RUNS_MAX else parts)
 
 
-def _found(judged: Verdict) -> Sequence[Any]:
-    return judged.findings[:TABLES_MAX]
-
-
 def _pending(merged: Merged, at: int, where: Where, rank: int) -> bool:
     assert where.pair is not None
     group = merged.groups[at]
@@ -76,17 +77,18 @@ def _pending(merged: Merged, at: int, where: Where, rank: int) -> bool:
     return any(op.group == slot and op.p2p and op.peer == place for op in merged.ranks[rank].unfinished)
 
 
-def _table(judged: Verdict, where: Where | None) -> dict[str, Any] | None:
-    """Who of the group finished the operation, who waits in it, who did not come, who left no dump."""
+def _table(merged: Merged, finding: Finding) -> dict[str, Any] | None:
+    """Who of the group finished the operation, who waits in it, who did not come, who left no dump, who called what."""
+    where = finding.where
     if where is None:
         return None
-    merged = judged.merged
     named = (where.group, where.ranks)
     at = next((n for n, group in enumerate(merged.groups) if (group.name, group.ranks) == named), -1)
-    states: dict[tuple[str, str], list[int]] = {}
+    states: dict[tuple[str, str, str], list[int]] = {}
     for rank in where.pair or where.ranks:
-        states.setdefault(state(merged, at, where, rank), []).append(rank)
-    rows = sorted(states.items(), key=lambda item: (STATES.index(item[0][0]), min(item[1])))
+        call = _call(merged, at, where, rank) if finding.kind in MISMATCHES else ""
+        states.setdefault((*state(merged, at, where, rank), call), []).append(rank)
+    rows = sorted(states.items(), key=lambda item: (STATES.index(item[0][0]), -len(item[1]), min(item[1])))
     return {
         "group": where.group,
         "description": where.description,
@@ -95,10 +97,26 @@ def _table(judged: Verdict, where: Where | None) -> dict[str, Any] | None:
         "from_to": list(where.pair) if where.pair else None,
         "size": len(where.ranks),
         "rows": [
-            {"state": word, "more": more, "count": len(ranks), "ranks": text(ranks), "coords": _shared(merged, ranks)}
-            for (word, more), ranks in rows[:RUNS_MAX]
+            {
+                "state": word,
+                "more": more,
+                "call": call,
+                "count": len(ranks),
+                "ranks": text(ranks),
+                "coords": _shared(merged, ranks),
+            }
+            for (word, more, call), ranks in rows[:RUNS_MAX]
         ],
     }
+
+
+def _call(merged: Merged, at: int, where: Where, rank: int) -> str:
+    """What ``rank`` called under that number, as ``all_reduce [4096] Float``; nothing where its dump does not tell."""
+    seen = merged.seen(rank, at) if rank in merged.ranks and at >= 0 and where.pair is None else None
+    if seen is None or not seen.first <= where.seq < seen.first + len(seen.signatures()):
+        return ""
+    signature = merged.signatures.get(seen.signatures()[where.seq - seen.first])
+    return (signature.text or signature.op) if signature is not None else ""
 
 
 @dataclass(slots=True)
@@ -117,7 +135,7 @@ def _graph(judged: Verdict, nodes_max: int) -> dict[str, Any]:
     groups: list[list[int]] = []
     for level in range(_LEVELS):
         groups = _grouped(net, level)
-        if len(groups) <= LEGIBLE_MAX:
+        if len(groups) <= (LEGIBLE_MAX if level else SINGLE_MAX):
             break
     groups.sort(key=lambda ranks: (ROLES.index(net.roles[ranks[0]]), net.near.get(ranks[0], 1 << 30), ranks[0]))
     shown = groups[:nodes_max]
@@ -140,7 +158,7 @@ def _net(judged: Verdict) -> _Net:
         if fronts:
             net.waits[rank] = fronts[0]
             if fronts[0] not in net.targets:
-                net.targets[fronts[0]] = _awaited(board.waits[fronts[0]], blamed)
+                net.targets[fronts[0]] = _awaited(board, fronts[0], blamed)
     for targets in net.targets.values():
         for rank in targets:
             if rank not in roles:
@@ -149,12 +167,17 @@ def _net(judged: Verdict) -> _Net:
     return net
 
 
-def _awaited(wait: boards.Wait, blamed: set[int]) -> tuple[int, ...]:
-    """Whom those in ``wait`` wait for; nobody where all have joined and none of them is blamed."""
-    late = wait.missing or wait.unheard or wait.behind
-    if late and not (wait.pair is None and not blamed.isdisjoint(wait.waiting)):
-        return tuple(late)
-    return tuple(sorted({*late, *blamed.intersection(wait.waiting)}))
+def _awaited(board: boards.Board, at: int, blamed: set[int]) -> tuple[int, ...]:
+    """Whom those in a wait wait for; nobody where all have joined it, have nothing to finish before, and no blame."""
+    wait = board.waits[at]
+    held = {rank for rank in wait.waiting if not _same_batch(board, board.fronts[rank][0], at)}
+    return tuple(sorted({*(wait.missing or wait.unheard or wait.behind), *held, *blamed.intersection(wait.waiting)}))
+
+
+def _same_batch(board: boards.Board, first: int, at: int) -> bool:
+    """True for one operation, and for sends and recvs of a group: members of a batch have no order."""
+    one, other = board.waits[first], board.waits[at]
+    return first == at or (one.group == other.group and one.pair is not None and other.pair is not None)
 
 
 def _near(judged: Verdict, net: _Net) -> dict[int, int]:
