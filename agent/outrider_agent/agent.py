@@ -40,6 +40,7 @@ from outrider_agent import (
     watchers,
 )
 from outrider_agent import settings as settings_module
+from outrider_agent.flight_recorder import written
 from outrider_agent.signals import collectives, disks, host, job_log, ranks
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Agent:
         self._book = jobs.Book(runtime)
         self._keepers = keepers.Keepers(settings.node, runtime, self._spool, self._board, clock, self._wake)
         self._reporter = report.Reporter(settings, clock, self._spool, self._board, self._hello, self._take_order)
+        self._written = written.Written(settings.node, runtime, self._spool, self._keepers, clock, self._wake)
         self._orders = orders.Orders(
             settings,
             runtime,
@@ -98,6 +100,7 @@ class Agent:
             clock,
             self._reporter.answer,
             lambda seen: self._watchers.tell("check", (seen,)),
+            self._written.asked,
         )
         own = (disks.Place(str(settings.state), "Outrider's state"), disks.Place(str(runtime), "the agent's spool"))
         self._watch = watch.Watch(
@@ -127,6 +130,7 @@ class Agent:
             self._parts.start("look", tasks.keep_going("look", self._look))
             self._parts.start("job logs", tasks.keep_going("job logs", self._job_logs.run))
             self._parts.start("collectives", tasks.keep_going("collectives", self._collectives.run))
+            self._parts.start("flight records", tasks.keep_going("flight records", self._written.run))
             self._parts.start("processes", tasks.keep_going("processes", self._watch.watch_processes))
             self._parts.start("disks", tasks.keep_going("disks", self._watch.watch_disks))
             self._parts.start("signals", tasks.keep_going("signals", self._watchers.run))

@@ -1,7 +1,9 @@
-"""The order ``capture``: what every rank of a job on this node is doing, asked of all at once and within a deadline.
+"""A capture: what every rank of a job on this node is doing, asked of all at once and within a deadline.
 
-In: the job's living ranks and where they can be asked. Out: one records.RankEvidence a rank, also for those that did
-not answer; their ``error`` says why. The whole answers are kept beside the job's logs. Nothing is done to any rank.
+In: the job's living ranks, where they can be asked, and where their flight records appear. Out: a
+records.RankEvidence for each rank, also for those that did not answer; their ``error`` says why; and a digest of the
+flight records, which a process of its own collects meanwhile. Whole answers and dumps are kept beside the job's logs.
+Nothing is done to any rank.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Final
 from outrider import clock as clock_module
 from outrider import records
 from outrider_agent import bounded, evidence, rank_look
+from outrider_agent.flight_recorder import gather
 from outrider_agent.signals import stacks
 
 log = logging.getLogger(__name__)
@@ -36,14 +39,31 @@ class Capture:
     def __init__(self, clock: clock_module.Clock) -> None:
         self._clock = clock
         self._tools = rank_look.Tools(bounded.Threads(), clock, stacks.pyspy())
+        self._gatherer = gather.Gatherer()
         self._number = 0
 
-    async def look(self, targets: Sequence[rank_look.Target], logs: Path | None, within_s: float) -> records.Json:
-        """Look at all ``targets`` within ``within_s`` seconds; the result of the order. ``logs``: the job's, if known.
-
-        Raises nothing: what hangs is let go of and said.
+    async def look(
+        self,
+        targets: Sequence[rank_look.Target],
+        logs: Path | None,
+        within_s: float,
+        sought: gather.Sought | None = None,
+    ) -> records.Json:
+        """Look at all ``targets`` and collect the flight records that are ``sought``, within ``within_s`` seconds; the
+        result of the order. ``logs``: the job's, if known. Raises nothing: what hangs is let go of and said.
         """
         self._number += 1
+        if sought is None:
+            return {"ranks": await self._look_at(targets, logs, within_s)}
+        name = f"{self._stamp(self._clock.now())}-{self._number}-generation-{sought.generation}"
+        ranks, known = await asyncio.gather(
+            self._look_at(targets, logs, within_s), self._gatherer.gather(sought, name, within_s)
+        )
+        return {"ranks": ranks, "flight_recorder": known}
+
+    async def _look_at(
+        self, targets: Sequence[rank_look.Target], logs: Path | None, within_s: float
+    ) -> list[records.Json]:
         if len(self._tools.owed) > OWED_KEPT_MAX:
             self._tools.owed.clear()
         limit = asyncio.Semaphore(AT_ONCE_MAX)
@@ -67,7 +87,7 @@ class Capture:
             _say(task, look, within_s)
         most = max(FRAMES_MIN, min(records.EVIDENCE_FRAMES_MAX, FRAMES_PER_ANSWER_MAX // max(1, len(looks))))
         found = [look.evidence(most, files.get(index, "")) for index, look in enumerate(looks)]
-        return {"ranks": [dataclasses.asdict(each) for each in found]}
+        return [dataclasses.asdict(each) for each in found]
 
     async def _keep(self, target: rank_look.Target, look: rank_look.RankLook, logs: Path | None, ends: float) -> str:
         """Write the whole answer down; where, or "" and a note in the evidence why not."""
@@ -78,8 +98,7 @@ class Capture:
             )
             return ""
         process, now = target.process, self._clock.now()
-        stamp = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
-        name = f"generation-{process.generation}-{stamp}-{self._number}-rank-{process.rank}.json"
+        name = f"generation-{process.generation}-{self._stamp(now)}-{self._number}-rank-{process.rank}.json"
         body = look.document(now)
         try:
             asked = f"evidence {process.job}/{name}"
@@ -87,6 +106,11 @@ class Capture:
         except (OSError, bounded.CouldNotLook) as error:
             look.note(f"the whole answer is not kept: {error}")
             return ""
+
+    @staticmethod
+    def _stamp(at: float) -> str:
+        """A moment (Unix seconds) as names of files have it; they sort by it."""
+        return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
 
 
 def absent(rank: int, why: str) -> records.Json:

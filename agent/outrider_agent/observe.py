@@ -131,6 +131,13 @@ def rank_continued(place: Place, rank: int, pid: int, since: float, at: float) -
     return dataclasses.replace(_of(place, "rank-continued", "info", at, text, evidence), rank=rank)
 
 
+def flight_record_written(place: Place, rank: int, path: str, size: int, at: float) -> records.Observation:
+    """torch has dumped a rank's flight record of itself: its watchdog gave up, or an exception ended a collective."""
+    text = f"torch wrote the flight record of rank {rank} of job {place.job} on {place.node}: {path}"
+    evidence: records.Json = {"file": path, "bytes": size}
+    return dataclasses.replace(_of(place, "flight-record-written", "info", at, text, evidence), rank=rank)
+
+
 @dataclasses.dataclass(frozen=True)
 class Lies:
     """What lies on a file system: rows of path, what and job; and the job that is named for it, if any has part."""

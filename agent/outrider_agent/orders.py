@@ -21,11 +21,11 @@ import msgspec
 
 from outrider import clock as clock_module
 from outrider import records, wire
-from outrider_agent import bounded, capture, jobs, keeper_client, keepers, node_check, ports, rank_look, spool, tasks
+from outrider_agent import bounded, capture, captures, jobs, keeper_client, keepers, node_check, ports, spool, tasks
 from outrider_agent import settings as settings_module
 from outrider_agent.keeper import home
 from outrider_agent.keeper import orders as keeper_orders
-from outrider_agent.signals import job_log, processes, ranks
+from outrider_agent.signals import job_log, ranks
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class OrderError(Exception):
 
 EXPECTED: Final = (
     OrderError,
+    captures.CaptureError,
     ports.PortError,
     keeper_client.KeeperError,
     keepers.TooManyKeepersError,
@@ -130,6 +131,7 @@ class Orders:
         clock: clock_module.Clock,
         answer: Callable[[wire.OrderResult], None],
         tell: Callable[[records.Observation], None],
+        asked: Callable[[str, float], None],
     ) -> None:
         self._settings = settings
         self._runtime = runtime
@@ -140,7 +142,8 @@ class Orders:
         self._clock = clock
         self._answer = answer
         self._ports = ports.Ports()
-        self._capture = capture.Capture(clock)
+        look = capture.Capture(clock)
+        self._captures = captures.Captures(settings.node, runtime, keepers_, book, look, asked)
         self._checker = node_check.Checker(settings, keepers_, clock, tell)
         self._threads = bounded.Threads()
         self._running = tasks.Tasks()
@@ -200,7 +203,8 @@ class Orders:
         if order.kind == "release":
             return await self._release(order)
         if order.kind == "capture":
-            return await self._look(order, _args(order, Capture))
+            asked = _args(order, Capture)
+            return await self._captures.carry_out(order, asked.ranks, asked.deadline_s)
         if order.kind == "check":
             return await self._checker.check(_args(order, node_check.Check))
         raise OrderError(f"{order.kind!r} is not an order; an agent takes {', '.join(wire.ORDER_KINDS)}")
@@ -273,35 +277,6 @@ class Orders:
             ) from error
         self._book.forget(order.job)
         return {}
-
-    async def _look(self, order: wire.Order, args: Capture) -> dict[str, Any]:
-        """What the ranks of the job are doing. Waits for no keeper: one that is busy tells nothing of its ranks."""
-        held = next((one for one in self._keepers.all() if one.job == order.job), None)
-        if held is None and any(state.job == order.job for state in self._keepers.states()):
-            raise OrderError(f"the keeper of job {order.job} has not answered the agent of this node yet; ask again")
-        if held is None or not held.standing.living:
-            raise OrderError(f"no rank of job {order.job} runs on {self._settings.node}")
-        now = held.standing
-        if now.generation != order.generation:
-            raise OrderError(
-                f"job {order.job} on {self._settings.node} is at generation {now.generation}, not {order.generation}"
-            )
-        place, parent = home.of(self._runtime, order.job), held.keeper.hello.pid
-        wanted = sorted(set(args.ranks or now.living))
-        targets = [
-            rank_look.Target(
-                processes.Process(order.job, now.generation, rank, now.living[rank], parent),
-                place.control_socket(rank),
-                place.stacks(rank),
-            )
-            for rank in wanted
-            if rank in now.living
-        ]
-        why = f"rank {{}} of job {order.job} does not run on {self._settings.node}"
-        missing = [capture.absent(rank, why.format(rank)) for rank in wanted if rank not in now.living]
-        known = self._book.of(order.job)
-        found = await self._capture.look(targets, Path(known.logs) if known is not None else None, args.deadline_s)
-        return {"ranks": found["ranks"] + missing}
 
     def _checked(self, job: Job, order: wire.Order) -> Job:
         if job.name != order.job:

@@ -17,6 +17,8 @@ CAUSES: Final = (
     "rank-hung",
     "rank-stopped",
     "job-stalled",
+    "collective-mismatch",
+    "device-stuck",
     "loss-nan",
     "checkpoint-corrupt",
     "checkpoint-torn",
@@ -78,6 +80,7 @@ OBSERVATION_KINDS: Final = (
     "keeper-lost",  # the keeper of a job died, and its ranks with it
     "rank-stopped",  # a rank's process is stopped (SIGSTOP, a frozen cgroup); evidence: pid, state, since
     "rank-continued",  # it runs again
+    "flight-record-written",  # torch dumped a rank's flight record of itself; evidence: file, bytes
     "disk-full",  # a file system that the node or its jobs write to has no room; device is its mount point
     "disk-clear",  # it has room again
     "marks-refused",  # garbage on the marks' socket; counted, never fatal

@@ -45,7 +45,7 @@ class PoolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``memory_bytes`` of address space for each process; wall time: ``file_s`` for each file, ``all_s`` for them all."""
+    """``memory_bytes`` of address space for each process; wall time ``file_s`` for each file, ``all_s`` for all."""
 
     memory_bytes: int = 1 << 30
     file_s: float = 30.0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from outrider_agent.keeper import home as homes
-from outrider_agent.keeper import orders
+from outrider_agent.keeper import orders, recorder
 
 # Read when libraries are loaded, so a forked rank keeps the keeper's value of them.
 READ_AT_IMPORT: Final = (
@@ -28,7 +28,6 @@ READ_AT_IMPORT: Final = (
 KEEPER_ALONE: Final = {"OPENBLAS_NUM_THREADS": "1", "OUTRIDER_KEEPER_ALONE": "1"}
 # In the first environment of the keeper and so of all that it starts: by it strays are found when it has died.
 MARK: Final = "OUTRIDER_KEEPER"
-FLIGHT_RECORDER_ENTRIES: Final = "2000"
 
 
 def of_rank(
@@ -36,7 +35,14 @@ def of_rank(
 ) -> dict[str, str]:
     """The whole environment of ``rank``. ``base``: the keeper's own, already cleared of what is the keeper's alone."""
     wanted = {**base, **order.env}
-    return {**_defaults(order, rank, home), **wanted, **_identity(order, rank), **_ours(order, rank, job, node, home)}
+    told = recorder.settings(wanted, order.command, recorder.folder(order.log_dir, node, order.generation), pipes(home))
+    ours = _ours(order, rank, job, node, home)
+    return {**_defaults(order, rank, home), **told, **wanted, **_identity(order, rank), **ours}
+
+
+def pipes(home: homes.Home) -> str:
+    """Prefix of the ranks' pipes: on a local disk, whatever the job's logs lie on."""
+    return str(home.path / "ctl" / recorder.PIPE_PREFIX)
 
 
 def of_keeper(env: Mapping[str, str], home: homes.Home, ranks: int) -> dict[str, str]:
@@ -63,10 +69,6 @@ def changed_since_import(rank_env: Mapping[str, str], keeper_env: Mapping[str, s
 def _defaults(order: orders.Start, rank: int, home: homes.Home) -> dict[str, str]:
     values = {
         "PYTHONUNBUFFERED": "1",
-        "TORCH_FR_BUFFER_SIZE": FLIGHT_RECORDER_ENTRIES,
-        "TORCH_NCCL_TRACE_BUFFER_SIZE": FLIGHT_RECORDER_ENTRIES,
-        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
-        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": os.path.join(order.log_dir, "fr", "nccl_trace_rank_"),
         "TORCH_WORKER_SERVER_SOCKET": str(home.control_socket(rank)),
     }
     return values | ({"OMP_NUM_THREADS": "1"} if len(order.ranks) > 1 else {})

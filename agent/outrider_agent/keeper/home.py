@@ -47,6 +47,11 @@ class Home:
         """The newest generation that was started here."""
         return self.path / "fence"
 
+    @property
+    def recorder(self) -> Path:
+        """Where the flight records of the newest generation appear (``recorder.note``)."""
+        return self.path / "recorder.json"
+
     def control_socket(self, rank: int) -> Path:
         """Where torch's worker server of ``rank`` answers."""
         return self.path / "ctl" / f"{rank}.sock"

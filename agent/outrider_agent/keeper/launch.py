@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from outrider_agent.keeper import child, cold, command, environment, orders, ranks
+from outrider_agent.keeper import child, cold, command, environment, orders, ranks, recorder
 from outrider_agent.keeper import home as homes
 
 SETUP_S: Final = 120.0  # a fresh interpreter on a machine under heavy load
@@ -46,8 +46,8 @@ def launch(order: orders.Start, program: command.Program, warm: bool, site: Site
     """Start every rank of ``order``; returns once each runs the job's program."""
     first = order.ranks[0]
     try:
-        os.makedirs(os.path.join(order.log_dir, "fr"), exist_ok=True)
         os.makedirs(site.home.path / "ctl", mode=0o700, exist_ok=True)
+        _note_recorder(order, site)
     except OSError as error:
         raise LaunchError(first, f"{error.filename}: {error.strerror}") from None
     if trouble := _missing(order, program):
@@ -61,6 +61,15 @@ def launch(order: orders.Start, program: command.Program, warm: bool, site: Site
             os.close(report)
         raise
     return pids
+
+
+def _note_recorder(order: orders.Start, site: Site) -> None:
+    """Make the folder for flight records, and tell the agent where they will appear. Raises OSError."""
+    own = recorder.folder(order.log_dir, site.node, order.generation)
+    os.makedirs(own, exist_ok=True)
+    env = environment.of_rank(order, order.ranks[0], site.job, site.node, site.home, site.base_env)
+    place = recorder.place(env, order.cwd or os.getcwd())
+    homes.write_whole(site.home.recorder, recorder.note(place, own, order.generation, time.time()))
 
 
 def _start(

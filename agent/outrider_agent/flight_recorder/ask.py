@@ -1,0 +1,132 @@
+"""Asking a living rank for its flight record: by its pipe, which makes torch's own thread write the rank's file, and by
+its control socket, whose answer is the record itself.
+
+Nothing waits longer than it is told to: a pipe is opened without waiting for a reader (there is none where the rank is
+gone or torch never made it), and one byte fits or is not written. An answer goes to a file as it comes, so that its
+size is the disk's business. A stopped rank takes both and answers neither.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import time
+from typing import Final
+
+PICKLE: Final = "dump_nccl_trace_pickle"
+JSON: Final = "dump_nccl_trace_json"
+GENERIC: Final = "fr_trace_json"
+ANSWER_BYTES_MAX: Final = 64 << 20
+HEAD_BYTES_MAX: Final = 64 * 1024
+PIECE: Final = 256 * 1024
+
+
+class NotAsked(Exception):
+    """A rank could not be asked, or gave no answer; the message says why."""
+
+
+class Unknown(NotAsked):
+    """This torch knows no such question."""
+
+
+class Silent(NotAsked):
+    """The question was taken and not answered in time."""
+
+
+def by_pipe(path: str, user: int) -> None:
+    """Ask for a dump by one byte. Raises NotAsked."""
+    try:
+        if not stat.S_ISFIFO(os.lstat(path).st_mode):
+            raise NotAsked(f"{path} is no pipe")
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISFIFO(found.st_mode) or found.st_uid != user:
+                raise NotAsked(f"{path} is of user {found.st_uid}, not of the job's")
+            os.write(descriptor, b"\n")
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise NotAsked("it has made no pipe") from None
+    except BlockingIOError:
+        pass  # full of questions already
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise NotAsked(f"nobody reads {path}") from None
+        raise NotAsked(f"{path}: {error.strerror or error}") from None
+
+
+def by_socket(path: str, handler: str, into: str, until: float) -> None:
+    """Write the answer of ``handler`` to the new file ``into``, until ``time.monotonic()`` is ``until``.
+
+    Raises NotAsked, and leaves no file then.
+    """
+    said = ""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_left(until))
+            connection.connect(path)
+            said = f"{handler} gave no answer in time"
+            ask = f"POST /handler/{handler} HTTP/1.1\r\nHost: rank\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            connection.sendall(ask.encode())
+            rest = _head(connection, handler, until)
+            _keep(connection, rest, into, until)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise NotAsked("it has no control socket (torch.distributed is not loaded)") from None
+    except TimeoutError:
+        raise Silent(said or f"{os.path.basename(path)} takes no connection") from None
+    except OSError as error:
+        raise NotAsked(f"{handler}: {error.strerror or error}") from None
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """All of ``data``. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _left(until: float) -> float:
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _head(connection: socket.socket, handler: str, until: float) -> bytes:
+    """Read the answer's head; what came of its body."""
+    came = b""
+    while b"\r\n\r\n" not in came:
+        connection.settimeout(_left(until))
+        piece = connection.recv(HEAD_BYTES_MAX)
+        came += piece
+        if not piece or len(came) > 2 * HEAD_BYTES_MAX:
+            raise NotAsked(f"{handler}: what answered speaks no HTTP")
+    head, _, body = came.partition(b"\r\n\r\n")
+    words = head.split(b"\r\n", 1)[0].split(None, 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/"):
+        raise NotAsked(f"{handler}: what answered speaks no HTTP")
+    if words[1] != b"200":
+        raise Unknown(f"{handler}: status {words[1][:8].decode(errors='replace')}")
+    return body
+
+
+def _keep(connection: socket.socket, body: bytes, into: str, until: float) -> None:
+    descriptor = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    whole = False
+    try:
+        total, piece = len(body), body or b"-"
+        while piece:
+            if total > ANSWER_BYTES_MAX:
+                raise NotAsked(f"its answer is longer than {ANSWER_BYTES_MAX} bytes")
+            write(descriptor, body)
+            connection.settimeout(_left(until))
+            piece = body = connection.recv(PIECE)
+            total += len(piece)
+        whole = True
+    finally:
+        os.close(descriptor)
+        if not whole:
+            os.unlink(into)

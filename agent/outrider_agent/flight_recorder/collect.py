@@ -1,0 +1,313 @@
+"""The collecting process: asks a job's ranks on this node for their flight records, keeps and digests them, in time.
+
+    a plan, one line of JSON -> lines of JSON, each with all that is known by then; the last counts
+
+It is a process of its own because everything here may hang or grow: disks that are dead, ranks that are stopped, dumps
+that are hostile. Whoever started it reads what it says and kills it at the deadline.
+
+A rank with a pipe is asked there, since what torch writes itself has stacks; one without, or that has not written for
+half of the time, on its control socket. Where neither gives anything, also for ranks that have ended, the dump counts
+that torch has written of itself since this generation began.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from outrider_agent.flight_recorder import ask, find, keep, pool, reader
+
+MEMORY_BYTES: Final = 1 << 30
+ASK_SHARE: Final = 0.55  # of the time, for asking; the rest is for reading
+PATIENCE_SHARE: Final = 0.5  # of that, after which a rank that has not written is asked on its socket too
+POLL_S: Final = 0.1
+YOUNG_S: Final = 3.0  # a file that was written so lately may be written on
+ASKING_MAX: Final = 64
+NOTES_MAX: Final = 48
+NOTE_CHARS_MAX: Final = 300
+RANKS_MAX: Final = 2_048
+EARLIER_NS: Final = 2 * 10**9  # clocks of file servers differ by so much
+
+
+@dataclass(slots=True)
+class Rank:
+    """One rank. ``copies``: files kept of it, the best first; ``files``: where torch may write, with their stamps."""
+
+    rank: int
+    pid: int = 0
+    files: dict[str, find.Spot] = field(default_factory=dict)
+    before: dict[str, keep.Stamp | None] = field(default_factory=dict)
+    seen: dict[str, keep.Stamp] = field(default_factory=dict)
+    piped: bool = False
+    written: bool = False  # its answer to the pipe has been kept
+    copies: list[str] = field(default_factory=list)
+    why: str = ""  # why the newest of its files was not kept
+
+
+class Collection:
+    """One capture. ``plan``: home, generation, ranks (pid by rank, 0 for one that has ended), control (prefix of
+    the sockets), keep (folders that may be kept in, the first that can), node, name, within_s, rank_bytes, bytes_max.
+    """
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.plan = plan
+        now = time.monotonic()
+        self.ask_until = now + plan["within_s"] * ASK_SHARE
+        self.until = now + plan["within_s"]
+        self.notes: list[str] = []
+        self.ranks: dict[int, Rank] = {}
+        self.folder = ""
+        self.job = find.Job()
+        self.asking: dict[int, threading.Thread] = {}
+        self.answers: dict[int, list[str]] = {}
+
+    def run(self) -> None:
+        """All of it; says what is known whenever that is more than before."""
+        if not self._prepare():
+            say(None, {}, self.notes)
+            return
+        self._ask()
+        self._take_older()
+        self._close_asking()
+        chosen = {rank.rank: rank.copies[0] for rank in self.ranks.values() if rank.copies}
+        say(None, chosen, self.notes)
+        if chosen:
+            reading = reader.Reading(self.plan, self.until, self.note)
+            digest, files = reading.all({rank.rank: rank.copies for rank in self.ranks.values()}, self._again)
+            self._tidy(files)
+            say(digest, files, self.notes)
+
+    def note(self, text: str) -> None:
+        """Add to what could not be had."""
+        if text not in self.notes and len(self.notes) < NOTES_MAX:
+            self.notes.append(text[:NOTE_CHARS_MAX])
+
+    # --- where to look ----------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> bool:
+        pids = find.known(self.plan["ranks"])
+        try:
+            self.job = find.noted(self.plan["home"], self.plan["generation"])
+        except find.NoNote as error:
+            self.note(f"where torch writes is not known: {error}")
+        for text in self.job.notes:
+            self.note(text)
+        for spot in self.job.spots[:1]:
+            find.add_below(self.job, [pid for pid in pids.values() if pid], spot.user, spot.since_ns)
+        own = self.job.in_own()
+        for number in sorted({*pids, *self.job.below, *own})[:RANKS_MAX]:
+            self.ranks[number] = Rank(number, self.job.below.get(number) or pids.get(number, 0))
+        for rank in self.ranks.values():
+            rank.files = {path: spot for spot in self.job.spots for path in spot.dumps(rank.rank)}
+            rank.before = {path: keep.stamp(path) for path in rank.files}
+        return bool(self.ranks) and self._make_folder()
+
+    def _make_folder(self) -> bool:
+        for above in self.plan["keep"]:
+            try:
+                self.folder = keep.folder(Path(above), self.plan["node"], self.plan["name"])
+                return True
+            except OSError as error:
+                self.note(f"dumps cannot be kept there: {error}")
+        return False
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        """Ask everybody who lives, and take what is written until it is time to read."""
+        began = time.monotonic()
+        patience = began + (self.ask_until - began) * PATIENCE_SHARE
+        for rank in self.ranks.values():
+            if not rank.pid:
+                continue
+            if find.stopped(rank.pid):
+                self.note(f"rank {rank.rank} is stopped and was not asked")
+            elif self._by_pipe(rank):
+                rank.piped = True
+            else:
+                self._by_socket(rank)
+        while time.monotonic() < self.ask_until:
+            waiting = [rank for rank in self.ranks.values() if rank.piped and not rank.written]
+            for rank in waiting:
+                self._take_new(rank)
+                if time.monotonic() > patience and rank.rank not in self.asking and not rank.written:
+                    self._by_socket(rank)
+            if all(rank.written for rank in waiting) and not any(each.is_alive() for each in self.asking.values()):
+                return
+            time.sleep(POLL_S)
+        for rank in self.ranks.values():
+            if rank.piped and not rank.written:
+                self.note(
+                    f"rank {rank.rank} was asked by its pipe and has not written{f': {rank.why}' * bool(rank.why)}"
+                )
+
+    def _by_pipe(self, rank: Rank) -> bool:
+        for spot in self.job.spots:
+            path = spot.pipe(rank.rank)
+            if not path:
+                continue
+            try:
+                ask.by_pipe(path, spot.user)
+            except ask.NotAsked as error:
+                rank.why = str(error)
+            else:
+                return True
+        return False
+
+    def _by_socket(self, rank: Rank) -> None:
+        if len([each for each in self.asking.values() if each.is_alive()]) >= ASKING_MAX:
+            self.note(f"more than {ASKING_MAX} ranks have not answered, so rank {rank.rank} was not asked")
+            return
+        found = self.answers.setdefault(rank.rank, [])
+        thread = threading.Thread(target=self._ask_socket, args=(rank.rank, found), daemon=True)
+        self.asking[rank.rank] = thread
+        thread.start()
+
+    def _ask_socket(self, rank: int, found: list[str]) -> None:
+        """NCCL's record with stacks, without them where the interpreter lock is held, and that of other backends."""
+        path = f"{self.plan['control']}{rank}.sock"
+        into = os.path.join(self.folder, f"rank_{rank}")
+        left = self.ask_until - time.monotonic()
+        whys: list[str] = []
+        for handler, end, share in (
+            (ask.PICKLE, "", 0.4),
+            (ask.JSON, ".json", 0.7),
+            (ask.GENERIC, ".other.json", 1.0),
+        ):
+            if handler == ask.JSON and found:
+                continue  # it says the same without stacks
+            try:
+                file = f"{into}.answer{end}"
+                ask.by_socket(path, handler, file, self.ask_until - left * (1 - share))
+                found.append(file)
+            except ask.Unknown:
+                continue
+            except ask.NotAsked as error:
+                whys.append(str(error))
+                if not isinstance(error, ask.Silent):
+                    break
+        if not found and whys:
+            self.note(f"rank {rank}: {whys[-1]}")
+
+    # --- taking -----------------------------------------------------------------------------------------------------
+
+    def _take_new(self, rank: Rank) -> None:
+        """Keep what the rank has written since it was asked, once it stands still."""
+        for path, spot in rank.files.items():
+            now = keep.stamp(path)
+            if now is None or now == rank.before[path]:
+                continue
+            still = rank.seen.get(path) == now
+            rank.seen[path] = now
+            rank.why = rank.why if still else "it is being written"
+            if still and self._copy(rank, path, spot):
+                rank.written = True
+                return
+
+    def _take_older(self) -> None:
+        """What torch has written of itself in this generation, of whoever has not answered otherwise."""
+        for rank in self.ranks.values():
+            if rank.written:
+                continue
+            fresh: list[tuple[int, str, find.Spot]] = []
+            for path, spot in rank.files.items():
+                found = keep.stamp(path)
+                if found is not None and found.written_ns >= spot.since_ns - EARLIER_NS:
+                    fresh.append((found.written_ns, path, spot))
+            for _, path, spot in sorted(fresh, reverse=True, key=lambda each: each[:2]):
+                if self._copy(rank, path, spot):
+                    break
+            else:
+                if fresh and rank.why:
+                    self.note(f"rank {rank.rank}: {fresh[0][1]} {rank.why}")
+
+    def _copy(self, rank: Rank, path: str, spot: find.Spot) -> bool:
+        into = os.path.join(self.folder, f"rank_{rank.rank}")
+        try:
+            rank.seen[path] = keep.copy(path, into, spot.user)
+        except keep.NotKept as error:
+            rank.why = str(error)
+            return False
+        rank.why = ""
+        if into not in rank.copies:
+            rank.copies.insert(0, into)
+        return True
+
+    def _close_asking(self) -> None:
+        """Answers that came on the sockets; before what torch had written earlier, after what it wrote when asked."""
+        for number, found in self.answers.items():
+            rank = self.ranks[number]
+            rank.copies = [*rank.copies, *found] if rank.written else [*found, *rank.copies]
+
+    def _again(self, number: int) -> bool | None:
+        """Copy a rank's dump once more where it was written anew; None while that may still come, False where not."""
+        rank = self.ranks[number]
+        for path, taken in list(rank.seen.items()):
+            now = keep.stamp(path)
+            if now is not None and now != taken and self._copy(rank, path, rank.files[path]):
+                return True
+        newest = max((each.written_ns for each in rank.seen.values()), default=0)
+        return None if time.time_ns() - newest < YOUNG_S * 1e9 else False
+
+    def _tidy(self, files: dict[int, str]) -> None:
+        """One file a rank stays, named as torch would."""
+        kept = set(files.values())
+        for path in (os.path.join(self.folder, name) for name in os.listdir(self.folder)):
+            if path not in kept:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        for number, path in files.items():
+            better = os.path.join(self.folder, f"rank_{number}{'.json' * path.endswith('.json')}")
+            with contextlib.suppress(OSError):
+                os.replace(path, better)
+                files[number] = better
+
+
+def say(digest: Any, files: dict[int, str], notes: list[str]) -> None:
+    """One line with all that is known."""
+    known = {"digest": digest, "files": {str(rank): path for rank, path in sorted(files.items())}, "notes": notes}
+    ask.write(1, json.dumps(known, separators=(",", ":")).encode() + b"\n")
+
+
+def confine(parent: int) -> None:
+    """Die with ``parent``, and take no more memory than a digest needs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+    for what, bound in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, max(keep.DUMP_BYTES_MAX, ask.ANSWER_BYTES_MAX)),
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+    ):
+        _, hard = resource.getrlimit(what)
+        resource.setrlimit(what, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+
+
+def main() -> None:
+    """Carry out the plan on standard input."""
+    confine(int(sys.argv[1]))
+    collection = Collection(json.loads(sys.stdin.readline()))
+    try:
+        collection.run()
+    except (OSError, MemoryError, pool.PoolError) as error:
+        collection.note(f"the records could not all be collected: {type(error).__name__}: {error}")
+        chosen = {rank.rank: rank.copies[0] for rank in collection.ranks.values() if rank.copies}
+        say(None, chosen, collection.notes)
+    os._exit(0)  # threads that hang are left to the kernel
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Dumps kept on the node: copied whole from where torch writes them, one folder a capture, a bounded number of those.
+
+torch writes a dump to its final name, piece by piece, and may write it again; so a file is taken once it has stood
+still, is copied, and counts if it is the same file afterwards. The folder lies beside the job's logs, which may belong
+to the job's user while the agent is root: nothing here follows a link that lies in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from outrider_agent.flight_recorder import ask
+
+FOLDER: Final = "flight-records"
+CAPTURES_MAX: Final = 8
+BYTES_MAX: Final = 256 << 20  # of all captures but the newest
+DUMP_BYTES_MAX: Final = 64 << 20  # a ring of 2,000 entries with stacks is 1 MB
+ROOM_BYTES_MIN: Final = 1 << 30  # that a copy has to leave on the disk
+_ENDS: Final = (b".", b"}", b"]")  # a pickle and JSON; what is cut off seldom ends so
+
+
+class NotKept(Exception):
+    """A file that is no dump to be kept; the message says why."""
+
+
+class NotYet(NotKept):
+    """It may be whole in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Which writing of a file it is."""
+
+    inode: int
+    size: int
+    written_ns: int
+
+
+def stamp(path: str) -> Stamp | None:
+    """The file's stamp now, None where there is none."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def copy(path: str, into: str, user: int) -> Stamp:
+    """Copy the dump at ``path`` to ``into`` with its time; which writing it was. Raises NotKept."""
+    part = f"{into}.part"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            before = _sound(descriptor, path, user)
+            _write(descriptor, part, before.size)
+            if _sound(descriptor, path, user) != before:
+                raise NotYet("it changed while it was read")
+        finally:
+            os.close(descriptor)
+        os.utime(part, ns=(before.written_ns, before.written_ns))
+        os.replace(part, into)
+    except OSError as error:
+        raise NotKept(f"{error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+    return before
+
+
+def _sound(descriptor: int, path: str, user: int) -> Stamp:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise NotKept("is no regular file")
+    if found.st_uid != user:
+        raise NotKept(f"is of user {found.st_uid}, not of the job's")
+    if not found.st_size:
+        raise NotYet("is empty")
+    if found.st_size > DUMP_BYTES_MAX:
+        raise NotKept(f"has {found.st_size} bytes; at most {DUMP_BYTES_MAX} are read")
+    if os.pread(descriptor, 1, found.st_size - 1) not in _ENDS:
+        raise NotYet("is cut off")
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _write(source: int, part: str, size: int) -> None:
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        while size > 0 and (piece := os.read(source, min(size, ask.PIECE))):
+            ask.write(descriptor, piece)
+            size -= len(piece)
+    finally:
+        os.close(descriptor)
+
+
+def folder(above: Path, node: str, name: str) -> str:
+    """Make ``above/flight-records/node/name``, for our eyes alone, and let older ones beside it go. Raises OSError."""
+    at = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if shutil.disk_usage(at).free < ROOM_BYTES_MIN:
+            raise OSError(f"{above}: less than {ROOM_BYTES_MIN >> 20} MiB are left on its disk")
+        for step in (FOLDER, node):
+            at = _below(at, step, above)
+        _make_room(at)
+        os.mkdir(name, 0o700, dir_fd=at)
+    finally:
+        os.close(at)
+    return str(above / FOLDER / node / name)
+
+
+def _below(at: int, name: str, above: Path) -> int:
+    """A descriptor of a folder within ``at``, which is ours and nobody else's to write in; ``at`` is closed."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=at)
+    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    found = os.fstat(inner)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        os.close(inner)
+        raise PermissionError(
+            f"{above}: {name} in it is of user {found.st_uid}, or others may write there; remove it and a new one is "
+            "made"
+        )
+    os.close(at)
+    return inner
+
+
+def _make_room(at: int) -> None:
+    """Remove the oldest captures beyond the bounds, so that one more keeps them. The newest that is there stays."""
+    found: list[tuple[str, int]] = []
+    for name in sorted(os.listdir(at), reverse=True):  # they begin with their time
+        with contextlib.suppress(OSError):
+            found.append((name, _bytes(at, name)))
+    total = 0
+    for place, (name, size) in enumerate(found):
+        total += size
+        if place and (place >= CAPTURES_MAX - 1 or total > BYTES_MAX):
+            shutil.rmtree(name, ignore_errors=True, dir_fd=at)
+
+
+def _bytes(at: int, name: str) -> int:
+    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        return sum(os.stat(each, dir_fd=inner, follow_symlinks=False).st_size for each in os.listdir(inner))
+    finally:
+        os.close(inner)

@@ -1,0 +1,176 @@
+"""Dumps that torch writes of itself, when its watchdog gives up or the host raises: noticed and told, once a rank.
+
+In: the jobs of this node, and once a second a look at the files their ranks may write, in a thread that may hang. Out:
+one observation a rank and generation, once its file has stood still for a look. Nothing is read or kept here: the file
+stays where it is, and a capture finds it, also when its rank has ended. Dumps that a capture asked for are not told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from outrider import clock as clock_module
+from outrider import records
+from outrider_agent import bounded, keepers, observe, spool
+from outrider_agent.flight_recorder import find, keep
+from outrider_agent.keeper import home
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+WITHIN_S: Final = 2.0
+KEPT: Final = "flight-records"  # under this name the spool keeps what was told
+JOBS_MAX: Final = 64
+RANKS_MAX: Final = 1_024  # of one job, on one node
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A job that is looked at: ``home`` of its keeper, and its ranks that nothing was told of."""
+
+    job: str
+    generation: int
+    home: str
+    ranks: tuple[int, ...]
+    known: find.Job | None  # what its keeper noted, once that was read
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Files of one job by rank. ``known`` is None while there is no note."""
+
+    known: find.Job | None
+    files: dict[int, tuple[str, keep.Stamp]]
+
+
+class _Told(msgspec.Struct):
+    """Ranks that were told of, of one generation."""
+
+    generation: int
+    ranks: list[int]
+
+
+class Written:
+    """The looks of one agent. Its owner runs ``run``."""
+
+    def __init__(
+        self,
+        node: str,
+        runtime: Path,
+        spool_: spool.Spool,
+        keepers_: keepers.Keepers,
+        clock: clock_module.Clock,
+        wake: Callable[[], None],
+    ) -> None:
+        self._node = node
+        self._runtime = runtime
+        self._spool = spool_
+        self._keepers = keepers_
+        self._clock = clock
+        self._wake = wake
+        self._threads = bounded.Threads()
+        self._told = _decoded(spool_.kept().get(KEPT))
+        self._seen: dict[str, tuple[int, Seen]] = {}  # by job, with the generation
+        self._asked: dict[str, list[tuple[float, float]]] = {}  # by job: from when to when dumps are asked for
+
+    async def run(self) -> None:
+        """Look once a second, for ever, while there is a job."""
+        while True:
+            await self._keepers.some()
+            await self.look()
+            await self._clock.sleep(LOOK_S)
+
+    def asked(self, job: str, for_s: float) -> None:
+        """The ranks of ``job`` are asked for dumps now; what they write in ``for_s`` seconds is no news."""
+        now = self._clock.now()
+        self._asked[job] = [*self._asked.get(job, [])[-8:], (now, now + for_s)]
+
+    async def look(self) -> None:
+        """One look at all jobs. Raises nothing."""
+        wanted = self._wanted()
+        jobs = {one.job for one in wanted}
+        self._seen = {job: seen for job, seen in self._seen.items() if job in jobs}
+        self._asked = {job: spans for job, spans in self._asked.items() if job in jobs}
+        try:
+            found = await self._threads.ask("flight records", lambda: [(one, look(one)) for one in wanted], WITHIN_S)
+        except (bounded.CouldNotLook, OSError) as error:
+            log.debug("the files of flight records could not be looked at", extra={"why": error})
+            return
+        told = [one for wanted_, seen in found for one in self._news(wanted_, seen)]
+        if told:
+            self._spool.add_all(told, {KEPT: msgspec.json.encode(self._told)})
+            self._wake()
+
+    def _wanted(self) -> list[Wanted]:
+        found: list[Wanted] = []
+        for held in self._keepers.all():
+            now, told = held.standing, self._told.get(held.job)
+            past = told.ranks if told is not None and told.generation == now.generation else []
+            ranks = sorted({*now.living, *now.gone} - set(past))[:RANKS_MAX]
+            if not ranks:
+                continue
+            generation, seen = self._seen.get(held.job, (0, Seen(None, {})))
+            known = seen.known if generation == now.generation else None
+            path = str(home.of(self._runtime, held.job).path)
+            found.append(Wanted(held.job, now.generation, path, tuple(ranks), known))
+        return found
+
+    def _news(self, wanted: Wanted, seen: Seen) -> list[records.Observation]:
+        """What stood still since the look before, is whole as far as one can see, and was not asked for."""
+        generation, before = self._seen.get(wanted.job, (0, Seen(None, {})))
+        self._seen[wanted.job] = wanted.generation, seen
+        told = self._told.get(wanted.job)
+        past = set(told.ranks) if told is not None and told.generation == wanted.generation else set()
+        news: list[records.Observation] = []
+        for rank, (path, stamp) in sorted(seen.files.items()):
+            still = generation == wanted.generation and before.files.get(rank) == (path, stamp)
+            if not still or not stamp.size or rank in past or self._was_asked(wanted.job, stamp.written_ns / 1e9):
+                continue
+            past.add(rank)
+            place = observe.Place(self._node, wanted.job, wanted.generation)
+            one = observe.flight_record_written(place, rank, path, stamp.size, stamp.written_ns / 1e9)
+            log.info("torch has written a flight record", extra={"job": wanted.job, "rank": rank, "file": path})
+            news.append(one)
+        if news:
+            self._told.pop(wanted.job, None)
+            self._told[wanted.job] = _Told(wanted.generation, sorted(past)[-RANKS_MAX:])
+            while len(self._told) > JOBS_MAX:
+                self._told.pop(next(iter(self._told)))
+        return news
+
+    def _was_asked(self, job: str, at: float) -> bool:
+        return any(begin - 1.0 <= at <= end for begin, end in self._asked.get(job, ()))
+
+
+def look(wanted: Wanted) -> Seen:
+    """The files that the job's ranks have written in this generation. Runs in a thread."""
+    known = wanted.known
+    if known is None:
+        try:
+            known = find.noted(wanted.home, wanted.generation)
+        except find.NoNote:
+            return Seen(None, {})
+    paths = {rank: [path for spot in known.spots for path in spot.dumps(rank)] for rank in wanted.ranks}
+    for rank, path in list(known.in_own().items())[:RANKS_MAX]:
+        paths.setdefault(rank, [path])
+    oldest = min((spot.since_ns for spot in known.spots), default=0)
+    found: dict[int, tuple[str, keep.Stamp]] = {}
+    for rank, candidates in paths.items():
+        for path in candidates:
+            stamp = keep.stamp(path)
+            if stamp is not None and stamp.written_ns >= oldest and rank not in found:
+                found[rank] = (path, stamp)
+    return Seen(known, found)
+
+
+def _decoded(body: bytes | None) -> dict[str, _Told]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, _Told]) if body else {}
+    except msgspec.DecodeError:  # msgspec.ValidationError among them
+        return {}

@@ -1,0 +1,90 @@
+"""torch's flight recorder as a rank is told of it: the settings of its environment, and where its records appear.
+
+Flow: what the job asks for -> what is set beside that -> ``Place``. Releases read one name or the other, and some want
+the old name of the ring's length before they open a pipe, so both are set, and always to the same: what the job says
+under either name holds for both. torch reads the newer name first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from outrider_agent.keeper import command
+
+ENTRIES: Final = "2000"
+BUFFER: Final = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
+DUMPS: Final = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
+PIPES: Final = "TORCH_NCCL_DEBUG_INFO_PIPE_FILE"
+DYNAMIC: Final = "TORCH_FR_DUMP_DYNAMIC_FILE_NAME"
+ALWAYS: Final = {"TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "TORCH_NCCL_EXTRA_DUMP_ON_EXEC": "1"}
+FOLDER: Final = "fr"
+PREFIX: Final = "rank_"
+PIPE_PREFIX: Final = "ask_"
+# What torch takes where nothing is set: releases of today below the cache, those before late 2025 below /tmp.
+DEFAULTS: Final = ("{cache}/torch/comm_lib_trace_rank_", "/tmp/nccl_trace_rank_")
+# A rank that cannot make its pipe dies of it, and in a container our directory may not exist. Python and torchrun run
+# where we start them; what any other program does with the environment is not known, so it gets no pipe.
+_RUNS_HERE: Final = ("torchrun",)
+_YES: Final = ("1", "y", "yes", "t", "true")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the records of a process appear. A rank's file is a prefix of ``dumps`` and its number, its pipe is
+    ``pipes``, its number and ``.pipe``; "" for no pipe. ``trouble``: why less than that is to be expected.
+    """
+
+    dumps: tuple[str, ...]
+    pipes: str = ""
+    trouble: str = ""
+
+
+def settings(wanted: Mapping[str, str], words: tuple[str, ...], folder: str, pipes: str) -> dict[str, str]:
+    """What is set for a rank of the command ``words`` beside ``wanted``, which holds whatever it says."""
+    found = dict(ALWAYS)
+    for names, value in ((BUFFER, ENTRIES), (DUMPS, os.path.join(folder, PREFIX))):
+        of_job = next((wanted[name] for name in names if name in wanted), value)
+        found |= dict.fromkeys(names, of_job)
+    if command.is_python(words[0]) or os.path.basename(words[0]) in _RUNS_HERE:
+        found[PIPES] = pipes
+    return {name: value for name, value in found.items() if name not in wanted}
+
+
+def folder(log_dir: str, node: str, generation: int) -> str:
+    """Where ranks of one generation on one node write; the log directory may be one for many nodes."""
+    return os.path.join(log_dir, FOLDER, node, f"generation-{generation}")
+
+
+def place(env: Mapping[str, str], cwd: str) -> Place:
+    """Where a process with this environment, started in ``cwd``, has its records."""
+    given = [env[name] for name in DUMPS if name in env]
+    cache = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or "/root", ".cache")
+    dumps = given or [text.format(cache=cache) for text in DEFAULTS]
+    pipes = env.get(PIPES, "")
+    trouble = ""
+    if env.get(DYNAMIC, "").lower() in _YES:
+        trouble = f"{DYNAMIC} is set, so torch may write elsewhere"
+    if any(env.get(name) == "0" for name in BUFFER):
+        trouble = f"the job has turned its flight recorder off ({' or '.join(BUFFER)} is 0)"
+    return Place(
+        tuple(dict.fromkeys(os.path.join(cwd, prefix) for prefix in dumps)),
+        os.path.join(cwd, pipes) if pipes else "",
+        trouble,
+    )
+
+
+def note(found: Place, own: str, generation: int, at: float) -> dict[str, Any]:
+    """What the keeper leaves for the agent. ``own``: the folder that is this generation's alone; ``at``: Unix seconds,
+    before the first rank began.
+    """
+    return {
+        "generation": generation,
+        "at": at,
+        "own": own,
+        "dumps": list(found.dumps),
+        "pipes": found.pipes,
+        "trouble": found.trouble,
+    }
