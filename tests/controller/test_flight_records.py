@@ -53,7 +53,7 @@ def test_digests_of_the_nodes_give_the_verdict_that_the_dumps_give(name: str) ->
 
 def test_nodes_without_flight_records_give_no_verdict_and_those_with_none_say_why() -> None:
     assert gathered({f"n{place}": None for place in range(4)}) is None
-    empty = {"digest": None, "files": {}, "notes": ["the recorder is off: TORCH_FR_BUFFER_SIZE is 0"]}
+    empty: dict[str, Any] = {"digest": None, "files": {}, "notes": ["the recorder is off: TORCH_FR_BUFFER_SIZE is 0"]}
     found = verdict({f"n{place}": empty for place in range(4)})
     assert (found["verdict"], found["culprits"], found["confidence"], found["ranks_read"]) == ("unknown", [], 0.0, 0)
     assert "n0: the recorder is off: TORCH_FR_BUFFER_SIZE is 0" in found["notes"]

@@ -65,6 +65,8 @@ class World:
     hung: dict[int, str] = field(default_factory=dict)  # rank -> a word of hanging.HOW
     found: dict[str, dict[tuple[str, str, str], spoken.Observation]] = field(default_factory=dict)  # not over, by node
     look_fails: str = ""  # set: capture-evidence fails with these words
+    recorded: dict[str, Any] | None = None  # set: what the ranks' flight records come to
+    dumped: dict[str, Any] | None = None  # set: the same of ranks that have given up by themselves
 
     name = "job"
 
@@ -374,7 +376,9 @@ class World:
         if self.look_fails:
             return False, {}, self.look_fails
         self.now += 0.5
-        return True, hanging.result(self.alive, self.hung, effect.args["placement"], self.silent), None
+        found = hanging.result(self.alive, self.hung, effect.args["placement"], self.silent)
+        told = self.dumped if effect.incident else self.recorded
+        return True, found | ({"flight_recorder": told} if told is not None else {}), None
 
     def _start(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
         if self.start_fails:

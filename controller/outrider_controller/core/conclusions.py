@@ -78,6 +78,7 @@ class Diagnosed:
     signature: str  # equal for failures that look alike; what "the same failure again" compares
     sentence: str
     recovery: str = ""  # what the hardware needs, a word of the agent's findings; empty where no hardware is blamed
+    flight_recorder: str = ""  # the capture-evidence whose result tells what the flight records say
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ class EffectRequested:
     - start-attempt: attempt, generation, placement, resume_path, resume_step
       -> {"warm": bool, "pids": {rank: pid}, "why_cold"}
     - stop-attempt: generation, placement, grace_s -> {"stopped": [node], "unreached": [node]}
-    - capture-evidence: generation, placement, ranks (empty: all)
-      -> {"ranks": [{"ranks": [rank], "evidence": spoken.RankEvidence of the first as a mapping}], "unanswered": [node]}
-      (ranks that were found doing the same thing are told once)
+    - capture-evidence: generation, placement, ranks (empty: all), mesh
+      -> {"ranks": [{"ranks": [rank], "evidence": spoken.RankEvidence of the first as a mapping}], "unanswered": [node],
+      "flight_recorder": the document of `outrider fr analyze --json` with its drawing, bounded}
+      (ranks that were found doing the same thing are told once; no flight_recorder where no node told of any)
     - find-checkpoint: generation, before_step (None: any), distrusted {path: why}, known {path: a Verdict's trust,
       fingerprint and tree, and why it was rejected} -> {"path" (empty for none), "step", "trust",
       "rejected": [{"path", "why"}], "passed_over": [{"path", "why"}] (of which nothing is known), "judged": [Verdict],
@@ -223,12 +225,35 @@ class CheckpointTrusted:
 
 
 @dataclass(frozen=True)
+class FlightRecord:
+    """What the flight records of a job came to, as far as decisions need it; no row of its own.
+
+    ``effect``: the capture-evidence whose result has the whole answer. ``place``: the operation that blocked first, in
+    words that are the same in each attempt, ``at``: the very one. ``ranks_read`` 0: nothing could be read.
+    """
+
+    effect: str
+    verdict: str = ""  # of outrider_analysis.flight_recorder.verdict
+    culprits: tuple[int, ...] = ()
+    candidates: tuple[int, ...] = ()
+    confidence: float = 0.0
+    sentence: str = ""
+    place: str = ""
+    at: str = ""
+    rows: tuple[str, ...] = ()
+    stack: tuple[str, ...] = ()
+    table: tuple[str, ...] = ()
+    ranks_read: int = 0
+
+
+@dataclass(frozen=True)
 class Looked:
     """What a look at all ranks of a suspected attempt came to. Nothing was touched.
 
-    ``verdict``: a word of outrider_analysis.stalls.VERDICTS; ``ranks``: who is to blame; ``places``: where each of them
-    stood; ``agrees``: the look before said the same, of the ranks ``common``. ``act_s``: how long the silence has to
-    last from here on.
+    ``verdict``: a word of outrider_analysis.stalls.VERDICTS or of flight_record.HUNG; ``ranks``: who is to blame;
+    ``places``: where each of them stood; ``agrees``: the look before said the same, of the ranks ``common``. ``act_s``:
+    how long the silence has to last from here on. ``by_looks`` and what follows it: the verdict without the flight
+    record, where that is another one. ``doubt``: the two contradict each other.
     """
 
     kind: ClassVar[str] = "looked"
@@ -244,6 +269,11 @@ class Looked:
     common: tuple[int, ...] = ()
     places: tuple[str, ...] = ()
     evidence: tuple[Json, ...] = ()  # {"source","kind","text"}
+    record: FlightRecord | None = None
+    doubt: bool = False
+    by_looks: str = ""
+    by_looks_ranks: tuple[int, ...] = ()
+    by_looks_places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from outrider import records as spoken
-from outrider_controller.core import health, jobs, known, nodehealth, records, suspicion
+from outrider_controller.core import flight_record, health, jobs, known, nodehealth, records, suspicion
 from outrider_controller.core import state as states
 
 State = states.State
@@ -267,19 +267,14 @@ def _effect_done(state: State, row: records.EffectDone) -> State:
     if effect.name == "find-checkpoint":
         state = _change(state, row.job, find_error="" if row.ok else row.error or "no reason given")
     if effect.name == "find-checkpoint" and row.ok:
-        return _checkpoint_found(state, row)
+        return _put_job(state, row.job, known.found_for_incident(state.jobs[row.job], row))
+    if effect.name == "capture-evidence":
+        return _put_job(state, row.job, flight_record.kept(state.jobs[row.job], effect, row))
     if effect.name == "verify-checkpoint":
         return _put_job(state, row.job, known.looked(state.jobs[row.job], effect, row))
     if effect.name == "prune-checkpoints" and row.ok:
         return _put_job(state, row.job, known.removed(state.jobs[row.job], row.result.get("removed") or ()))
     return state
-
-
-def _checkpoint_found(state: State, row: records.EffectDone) -> State:
-    job = known.found(state.jobs[row.job], row.result, row.at)
-    if job.incident is not None:
-        job = dataclasses.replace(job, incident=dataclasses.replace(job.incident, checkpoint_step=job.resume_step))
-    return _put_job(state, row.job, job)
 
 
 def _job_moved(state: State, row: records.JobMoved) -> State:

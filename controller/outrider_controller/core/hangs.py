@@ -4,8 +4,8 @@ Silence alone harms nobody. Past its deadline (or as soon as an agent sees a ran
 nothing is touched. What may be done follows from the looks, of which the last two have to agree:
 
 - a stopped process, and a job that stands still: ended at once;
-- ranks that stand elsewhere while others wait for them, or a job that waits as a whole: ended once the silence has
-  lasted for ``act_s``;
+- ranks that stand elsewhere while others wait for them, a job that waits as a whole, or what its flight records show
+  (``flight_record``): ended once the silence has lasted for ``act_s``;
 - ranks at work: that is slowness. The time doubles, and they are looked at again;
 - nobody could be looked at, a debugger, a job suspended as a whole, a node that is not heard: people are told.
 
@@ -18,14 +18,14 @@ from typing import Final
 
 from outrider import records as spoken
 from outrider_analysis import stalls
-from outrider_controller.core import incidents, records
+from outrider_controller.core import flight_record, incidents, records
 from outrider_controller.core import state as states
 from outrider_controller.core import suspicion as suspicions
 from outrider_controller.core.diagnosis import case as cases
 from outrider_controller.core.turn import Turn
 
 STALLED: Final = "stalled"  # IncidentOpened.opened_by
-CAPTURE: Final = "capture-evidence"
+CAPTURE: Final = incidents.CAPTURE
 AGAIN_S_MIN: Final = 2.0
 LOOKS_AT_FULL_PACE_MAX: Final = 6  # then each look waits twice as long as the one before
 AGAIN_S_MAX: Final = 600.0
@@ -74,32 +74,45 @@ def captured(turn: Turn, fact: records.EffectDone, effect: records.EffectRequest
     job = _concerned(turn, fact.job, effect.args.get("generation"))
     if job is None:
         return
-    found = _judged(job, fact)
-    attempt, suspicion = _suspected(job)
-    act_s = suspicion.act_s
-    if found.kind == "working":
-        act_s = max(act_s, min(act_s * SLOWER, ACT_S_MAX))
-    common = _common(suspicion.look, found, turn.at - _pause_s(suspicion) - FRESH_S)
-    turn.emit(
-        records.Looked(
-            at=turn.at,
-            job=fact.job,
-            generation=attempt.generation,
-            verdict=found.kind,
-            ranks=found.ranks,
-            confidence=found.confidence,
-            sentence=found.sentence,
-            act_s=act_s,
-            agrees=common is not None,
-            common=common or (),
-            places=found.places,
-            evidence=tuple(_row(job, row) for row in found.rows),
-        )
-    )
+    turn.emit(_looked(turn, job, fact))
     if _may_act(turn, fact.job, fact.job_step):
         _act(turn, fact.job, fact.job_step)
     else:
         turn.timer(fact.job, records.TIMER_LOOK, _next_look(turn, fact.job))
+
+
+def _looked(turn: Turn, job: states.JobState, fact: records.EffectDone) -> records.Looked:
+    """What this look came to, beside the flight records and the look before."""
+    attempt, suspicion = _suspected(job)
+    seen, record = _judged(job, fact), flight_record.read(fact.effect, fact.result)
+    joined, not_before = flight_record.join(seen, record), turn.at - _pause_s(suspicion) - FRESH_S
+    common = _common(suspicion.look, joined.verdict, not_before)
+    if common is None and (alike := _common_by_looks(suspicion.look, seen, not_before)) is not None:
+        # The record tells one thing now and another then, or not each time: the looks stand by themselves.
+        joined, common = flight_record.by_looks_alone(seen), alike
+    found, act_s = joined.verdict, suspicion.act_s
+    if found.kind == "working":
+        act_s = max(act_s, min(act_s * SLOWER, ACT_S_MAX))
+    other = found.kind != seen.kind or found.ranks != seen.ranks
+    return records.Looked(
+        at=turn.at,
+        job=fact.job,
+        generation=attempt.generation,
+        verdict=found.kind,
+        ranks=found.ranks,
+        confidence=found.confidence,
+        sentence=found.sentence,
+        act_s=act_s,
+        agrees=common is not None,
+        common=common or (),
+        places=found.places,
+        evidence=tuple(_row(job, row) for row in found.rows),
+        record=record,
+        doubt=joined.doubt,
+        by_looks=seen.kind if other else "",
+        by_looks_ranks=seen.ranks if other else (),
+        by_looks_places=seen.places if other else (),
+    )
 
 
 def _concerned(turn: Turn, name: str, generation: int | None) -> states.JobState | None:
@@ -124,8 +137,7 @@ def _look(turn: Turn, name: str) -> None:
     assert job.attempt is not None
     if any(effect.name == CAPTURE for effect in job.pending):
         return
-    args = {"generation": job.attempt.generation, "placement": list(job.attempt.placement), "ranks": []}
-    turn.effect(name, CAPTURE, None, **args)
+    turn.effect(name, CAPTURE, None, **incidents.capture_args(job))
 
 
 def _judged(job: states.JobState, fact: records.EffectDone) -> stalls.Verdict:
@@ -142,9 +154,17 @@ def _judged(job: states.JobState, fact: records.EffectDone) -> stalls.Verdict:
 
 
 def _common(former: records.Looked | None, now: stalls.Verdict, not_before: float) -> tuple[int, ...] | None:
-    if former is None or former.verdict != now.kind or now.kind not in stalls.HUNG or former.at < not_before:
+    if former is None or former.verdict != now.kind or now.kind not in flight_record.HUNG or former.at < not_before:
         return None
     return stalls.common((former.ranks, former.places), (now.ranks, now.places))
+
+
+def _common_by_looks(former: records.Looked | None, now: stalls.Verdict, not_before: float) -> tuple[int, ...] | None:
+    """The same without flight records, where those of one look made another thing of it."""
+    if former is None or former.at < not_before or now.kind not in stalls.HUNG:
+        return None
+    own = (former.by_looks_ranks, former.by_looks_places) if former.by_looks else (former.ranks, former.places)
+    return stalls.common(own, (now.ranks, now.places)) if now.kind == (former.by_looks or former.verdict) else None
 
 
 def _row(job: states.JobState, row: stalls.Row) -> spoken.Json:
@@ -160,7 +180,7 @@ def _may_act(turn: Turn, name: str, job_step: int | None) -> bool:
     job = turn.job(name)
     attempt, suspicion = _suspected(job)
     look = suspicion.look
-    if look is None or look.verdict not in stalls.HUNG or not look.agrees:
+    if look is None or look.verdict not in flight_record.HUNG or not look.agrees:
         return False
     if turn.at - look.at > _pause_s(suspicion) + FRESH_S or cases.silent_with_ranks(job, turn.state.nodes):
         return False
@@ -192,7 +212,7 @@ def _next_look(turn: Turn, name: str) -> float:
     _, suspicion = _suspected(turn.job(name))
     look = suspicion.look
     due = turn.at + _pause_s(suspicion)
-    if look is not None and look.verdict in stalls.HUNG and not look.agrees:
+    if look is not None and look.verdict in flight_record.HUNG and not look.agrees:
         return turn.at + _full_pace_s(suspicion)  # what one look found has to be seen by a second
     act_at = suspicion.since + suspicion.act_s
     if look is not None and look.agrees and suspicion.silent and turn.at < act_at:
@@ -205,7 +225,7 @@ def _act(turn: Turn, name: str, job_step: int | None) -> None:
     look = suspicion.look
     assert look is not None, "nothing is ended that was not looked at"
     assert look.agrees, "two looks agree before anything is ended"
-    assert look.verdict in stalls.HUNG, "slowness, a debugger and a missing answer are no reason to end anything"
+    assert look.verdict in flight_record.HUNG, "slowness, a debugger and a missing answer are no reason to end anything"
     turn.cancel(name, records.TIMER_LOOK)
     silent = f"no sign of progress for {turn.at - suspicion.since:.0f} s; " if suspicion.silent else ""
     incidents.open_incident(turn, name, suspicion.since, job_step, f"{silent}{look.sentence}", STALLED)

@@ -12,12 +12,15 @@ from outrider_controller.core import brakes, diagnosis, findings, health, placem
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 from outrider_controller.core.diagnosis import case as cases
-from outrider_controller.core.diagnosis import hardware
+from outrider_controller.core.diagnosis import hang, hardware
 from outrider_controller.core.turn import Turn
 
 SETTLE = "settle"
 SILENCE = "silence"
 NEWS = "news"
+CAPTURE = "capture-evidence"
+RECORDS = "records"
+RECORDS_S = 12.0  # the ranks' flight records are waited for so long: an agent answers within 10 s or not at all
 NEWS_S = 3.0  # readings of a GPU are taken every few seconds, and its kernel's lines come within one
 START_STALLS = 6.0  # of limits.stall_s: as long may a start go on without a step while a node of it is silent,
 KEPT_OUT_TOLD_MAX = 4
@@ -123,23 +126,55 @@ def awaits_news(turn: Turn, name: str) -> bool:
     assert job.incident is not None
     case = cases.Case(job, job.incident, turn.state.nodes, turn.policy, turn.at)
     due = job.incident.opened_at + NEWS_S
-    if turn.at >= due or not hardware.awaits_news(case):
+    if turn.at < due and hardware.awaits_news(case):
+        if NEWS not in dict(job.timers):
+            turn.timer(name, NEWS, due)
+        return True
+    return _asks_for_records(turn, name, case)
+
+
+def _asks_for_records(turn: Turn, name: str, case: cases.Case) -> bool:
+    """Ranks gave up waiting and nobody died first: what their flight recorders left is asked for, once, for a moment.
+
+    A rank that was killed, or that failed by itself, explains the others; then nobody waits for records.
+    """
+    incident = case.incident
+    if incident.record is not None or any(_about(effect, incident) for effect in case.job.pending):
         return False
-    if NEWS not in dict(job.timers):
-        turn.timer(name, NEWS, due)
+    if not hang.needs_record(case):
+        return False
+    turn.effect(name, CAPTURE, incident.incident, **capture_args(case.job))
+    turn.timer(name, RECORDS, turn.at + RECORDS_S)
     return True
 
 
+def _about(effect: records.EffectRequested, incident: states.OpenIncident) -> bool:
+    return effect.name == CAPTURE and effect.incident == incident.incident
+
+
+def capture_args(job: states.JobState) -> dict[str, object]:
+    """Arguments of capture-evidence over all ranks of the attempt."""
+    assert job.attempt is not None
+    place = list(job.attempt.placement)
+    return {"generation": job.attempt.generation, "placement": place, "ranks": [], "mesh": job.mesh or job.spec.mesh}
+
+
 def acting(job: states.JobState) -> bool:
-    """Ranks are still being stopped (a node refuses new ones beside old ones) or the checkpoint is being looked for."""
-    return any(e.name in ("find-checkpoint", "stop-attempt") for e in job.pending)
+    """Ranks are still being stopped (a node refuses new ones beside old ones), the checkpoint is being looked for, or
+    flight records are on their way.
+    """
+    waited = job.incident is not None and RECORDS in dict(job.timers)
+    return any(
+        e.name in ("find-checkpoint", "stop-attempt") or (waited and job.incident and _about(e, job.incident))
+        for e in job.pending
+    )
 
 
 def conclude(turn: Turn, name: str) -> None:
     """Diagnose and decide the open incident, and begin what was decided."""
     job = turn.job(name)
     assert job.incident is not None
-    turn.cancel(name, SETTLE, SILENCE, NEWS)
+    turn.cancel(name, SETTLE, SILENCE, NEWS, RECORDS)
     found = diagnosis.diagnose(cases.Case(job, job.incident, turn.state.nodes, turn.policy, turn.at))
     turn.emit(found)
     rule = turn.policy.rule(found.cause)
@@ -178,7 +213,7 @@ def hold_without_checkpoint(turn: Turn, name: str, why: str) -> None:
     if incident is not None and incident.diagnosis is not None:
         rule = turn.policy.rule(incident.diagnosis.cause)
         _decide(turn, name, incident.diagnosis, rule, brakes.Verdict("hold-for-person", why))
-    turn.cancel(name, SETTLE, SILENCE, NEWS)
+    turn.cancel(name, SETTLE, SILENCE, NEWS, RECORDS)
     hold(turn, name, why)
 
 
@@ -317,7 +352,7 @@ def _close(turn: Turn, name: str, outcome: str) -> None:
     incident = job.incident
     if incident is None:
         return
-    turn.cancel(name, SETTLE, SILENCE, NEWS)
+    turn.cancel(name, SETTLE, SILENCE, NEWS, RECORDS)
     again = job.attempt is not None and job.attempt.generation > incident.generation
     lost = (
         None

@@ -73,6 +73,14 @@ def looked(job: states.JobState, effect: records.EffectRequested, row: records.E
     return verified(job, {**row.result, "path": path}, row.at, tell=True) if row.ok else job
 
 
+def found_for_incident(job: states.JobState, row: records.EffectDone) -> states.JobState:
+    """The same, and the step that the incident's next attempt resumes from."""
+    job = found(job, row.result, row.at)
+    if job.incident is None:
+        return job
+    return dataclasses.replace(job, incident=dataclasses.replace(job.incident, checkpoint_step=job.resume_step))
+
+
 def found(job: states.JobState, result: Mapping[str, Any], at: float) -> states.JobState:
     """What find-checkpoint answered: the one to load, those turned down, the verdicts that it reached on the way."""
     newest = job.newest_checkpoint_step

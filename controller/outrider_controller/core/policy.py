@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from outrider import vocabulary
-from outrider_analysis import stalls
+from outrider_controller.core import flight_record
 
 # How a failure is told apart. ``exit`` words are outrider_analysis.job_log's judgements of the first dead rank, plus
 # start-failed for ranks that never came to life, and start-refused for an attempt that a node would not even begin.
@@ -35,7 +35,7 @@ EXIT_WORDS: Final = (
 )
 NODE_WORDS: Final = ("lost",)
 NUMBERS_WORDS: Final = ("not-finite",)  # a step whose loss or gradient norm is no number
-STALL_WORDS: Final = stalls.HUNG
+STALL_WORDS: Final = flight_record.HUNG
 # What this version can carry out; the other decisions are words of the vocabulary that later parts bring to life.
 ACTIONS_READY: Final = ("watch", "restart", "restart-without-suspect", "hold-for-person")
 WHILE_TRAINING_WORDS: Final = ("watch", "drain-at-checkpoint")

@@ -149,6 +149,7 @@ class OpenIncident:
     step_s: float | None = None
     checkpoint_step: int = 0  # of the checkpoint that the next attempt resumes from; 0 for the beginning
     watched: bool = False  # nothing was interrupted
+    record: records.FlightRecord | None = None  # what the ranks that gave up by themselves left behind
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+from outrider_controller.core import flight_record, records
 from outrider_controller.core import policy as policies
-from outrider_controller.core import records
 from outrider_controller.core.diagnosis import (
     crash,
     hang,
@@ -42,9 +42,13 @@ def diagnose(case: Case) -> records.Diagnosed:
     finding = next(found for family in FAMILIES if (found := family(case)) is not None)
     room = EVIDENCE_ROWS_MAX - storage.REFUSED_ROWS_MAX - hardware.BESIDE_ROWS_MAX
     rows = finding.evidence[:room]
+    record = flight_record.of_case(case.incident, case.attempt)
+    if record is not None and not any(row["kind"] == "flight-recorder" for row in rows):
+        rows = (*rows, *hang.record_rows(case, finding.cause))[:room]
     rows = (*rows, *hardware.beside(case, finding.cause, rows), *storage.refused(case, finding.cause))
     finding = dataclasses.replace(finding, evidence=rows)
-    return diagnosed(finding, case.job.spec.name, case.incident.incident, case.policy, case.at)
+    told = diagnosed(finding, case.job.spec.name, case.incident.incident, case.policy, case.at)
+    return dataclasses.replace(told, flight_recorder=record.effect) if record is not None else told
 
 
 def diagnosed(finding: Finding, job: str, incident: str, policy: policies.Policy, at: float) -> records.Diagnosed:
