@@ -326,6 +326,9 @@ def _counters(group: _Group, status: reading.Status | None, gloo: bool) -> tuple
         if enqueued == model.NEVER and status.enqueued == model.NEVER:
             enqueued = 0
     completed = group.front - 1 if group.front is not None else enqueued
+    oldest = group.front is not None and group.front == min(group.window)
+    if oldest and completed is not None and status is not None and not gloo and not group.p2p_seen:
+        completed = min(completed, max(0, status.completed))  # less: the ring has forgotten the first unfinished one
     return enqueued, completed
 
 

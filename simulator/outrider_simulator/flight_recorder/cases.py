@@ -298,10 +298,19 @@ def _identifiable(truth: Truth, run: execute.Run, settings: Sequence[entries.Set
         truth.fault == "extra" and run.plan.ahead > 8,
         truth.fault == "device-endless" and len(members) == 2 and not one.timing,
         truth.fault.startswith(("wrong", "skipped", "extra", "both", "p2p", "group", "no-")) and alike == len(members),
-        truth.fault.startswith("wrong") and len(members) == 2 and alike <= 2,
+        # Of two who differ the finished calls of other groups tell who is right, and those were left out.
+        truth.fault.startswith("wrong") and len(members) == 2 and (alike <= 2 or one.active_only),
+        truth.fault in ("both-receive", "p2p-order") and one.active_only,
         truth.fault.startswith(("both", "p2p", "group", "no-")) and alike < 3,
         truth.fault in ("two",) and one.active_only,
         bool(lost & members) and lost != set(truth.culprits),
         len(lost) > 1 and bool(lost & set(truth.culprits)),
+        any(_is_forgotten(truth, run.ranks[rank], settings[rank].ring) for rank in truth.culprits),
     )
     return "maybe" if any(checks) else "yes"
+
+
+def _is_forgotten(truth: Truth, rank: execute.Rank, ring: int) -> bool:
+    """The host went on for so long that its ring no longer holds the call that went wrong."""
+    began = next((record for record in rank.records if record.done is None), None)
+    return began is not None and not truth.fault.startswith("stuck") and rank.next_record - began.record > ring

@@ -12,6 +12,7 @@ from outrider_analysis.flight_recorder.verdict import (
     absence,
     board,
     graph,
+    laggards,
     mismatch,
     moving,
     order,
@@ -47,12 +48,24 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
             finding.victims = tuple(sorted({n for kind, n in reached if kind == "rank"} - set(finding.culprits)))
             findings.append(finding)
     findings = moving.stuck(case, _weighed(case, findings, hints), len(findings))
+    findings += _behind_those(case, findings)
     findings.sort(key=lambda item: (item.kind == "unknown", -len(item.victims), item.since_ns, item.culprits))
     _doubt(case, findings)
     if not findings:
         straggler = slow.find(merged, waits)
         findings = [straggler] if straggler is not None else []
     return _verdict(case, findings)
+
+
+def _behind_those(case: rules.Case, findings: list[Finding]) -> list[Finding]:
+    """Second faults that the first ones hide; gloo hides too much for that."""
+    if not findings or any(rank.gloo for rank in case.merged.ranks.values()):
+        return []
+    named = {rank for finding in findings for rank in (*finding.culprits, *finding.candidates)}
+    found = laggards.find(case, named)
+    for finding in found:
+        finding.confidence = min([finding.confidence, *(other.confidence for other in findings)])
+    return found
 
 
 def _weighed(case: rules.Case, findings: list[Finding], hints: Hints | None) -> list[Finding]:

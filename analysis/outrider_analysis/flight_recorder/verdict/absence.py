@@ -40,13 +40,13 @@ def _possible(board: Board, orders: Orders, rank: int, waits: list[int]) -> Iter
     if not alone:  # it may have joined them all, and wait there for another one without a dump
         yield from (("rank", other) for at in waits for other in board.waits[at].unheard if other != rank)
     between = _between(board, orders, rank, alone or waits)
-    known = {_kind(orders, merged, group, rank) for group in merged.of_rank.get(rank, ())}
+    known = {orders.kind(group) for group in merged.of_rank.get(rank, ())}
     if between is None or any(call[0] not in known for call in between):
         # Of a group whose members are all unheard nobody tells; it may be there.
         yield from (("rank", other) for other in merged.absent[:UNHEARD_MAX] if other != rank and other in board.owed)
     for group in merged.of_rank.get(rank, ()):
         finished = _finished(merged, group, rank)
-        kind = _kind(orders, merged, group, rank)
+        kind = orders.kind(group)
         if between is not None and not any(call[0] == kind and not call[1] for call in between):
             continue
         for other in merged.groups[group].ranks:
@@ -72,7 +72,7 @@ def _between(board: Board, orders: Orders, rank: int, waits: list[int]) -> list[
         near = [r for r in wait.waiting if r in merged.ranks and merged.coords.get(r, {}).get("pp") == stage]
         for mate in near[:1] or _mates(merged, orders, rank):
             calls = orders.calls(mate)
-            kind = _kind(orders, merged, wait.group, rank)
+            kind = orders.kind(wait.group)
             if wait.pair is None:
                 high = next((i for i, c in enumerate(calls) if c[:3] == (kind, False, wait.seq)), None)
             else:
@@ -97,7 +97,7 @@ def _mates(merged: Merged, orders: Orders, rank: int) -> list[int]:
 def _last(calls: list[Call], merged: Merged, orders: Orders, group: int, rank: int) -> int:
     """Where in the calls of a mate stands the newest one of this group that ``rank`` must have made."""
     finished = _finished(merged, group, rank)
-    kind = _kind(orders, merged, group, rank)
+    kind = orders.kind(group)
     return max(
         (i for i, call in enumerate(calls) if call[0] == kind and not call[1] and call[2] <= finished), default=-1
     )
@@ -109,13 +109,6 @@ def _finished(merged: Merged, group: int, rank: int) -> int:
     return max((number for number in told if number is not None), default=-1)
 
 
-def _kind(orders: Orders, merged: Merged, group: int, rank: int) -> str:
-    """The kind of a group, in the words of a member that was heard."""
-    for other, slot in merged.groups[group].slots.items():
-        return orders.kinds(other)[slot]
-    return merged.groups[group].description
-
-
 def _partners(merged: Merged, orders: Orders, rank: int, between: list[Call]) -> Iterable[Node]:
     """Partners of sends and recvs that lie between."""
     for kind, p2p, _, _, step in between:
@@ -123,7 +116,7 @@ def _partners(merged: Merged, orders: Orders, rank: int, between: list[Call]) ->
             continue
         for group in merged.of_rank.get(rank, ()):
             members = merged.groups[group].ranks
-            if _kind(orders, merged, group, rank) == kind and len(members) > 1:
+            if orders.kind(group) == kind and len(members) > 1:
                 partner = members[(members.index(rank) + step) % len(members)]
                 if partner != rank:
                     yield ("rank", partner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from outrider_analysis.flight_recorder.merge import Merged
 from outrider_analysis.flight_recorder.verdict import finding as findings
@@ -11,6 +12,8 @@ from outrider_analysis.flight_recorder.verdict import order
 from outrider_analysis.flight_recorder.verdict.board import Board, Wait
 from outrider_analysis.flight_recorder.verdict.finding import Finding
 from outrider_analysis.flight_recorder.verdict.graph import Graph
+
+MATES_ASKED: Final = 64
 
 
 @dataclass(slots=True)
@@ -29,6 +32,7 @@ class Case:
 
 
 def company(case: Case, rank: int) -> list[int]:
+    """The ranks that wait for this one."""
     return [other for at in waits_for(case, rank) for other in case.board.waits[at].waiting]
 
 
@@ -38,7 +42,15 @@ def waits_for(case: Case, rank: int) -> list[int]:
 
 
 def first_owed(case: Case, rank: int, waits: list[int], mates: list[int]) -> int:
-    """The call that the rank owes first: the one its mates made next, else the one that was waited in first."""
+    """The call that the rank owes first: the one its mates made next, else the one that most of them are through.
+
+    ``rank`` may have left no dump; then its mates alone tell.
+    """
+    made = _next_made(case, rank, waits, mates) if rank in case.merged.ranks else None
+    return made if made is not None else _most_passed(case, rank, waits, mates)
+
+
+def _next_made(case: Case, rank: int, waits: list[int], mates: list[int]) -> int | None:
     mine = case.orders.calls(rank)
     for mate in mates[: order.MATES_MAX]:
         theirs = case.orders.calls(mate)
@@ -48,29 +60,81 @@ def first_owed(case: Case, rank: int, waits: list[int], mates: list[int]) -> int
         later: dict[tuple[str, bool], int] = {}
         for place, made in enumerate(theirs[j:]):
             later.setdefault((made[0], made[1]), place)
-        reached = [(later[key], at) for at in waits if (key := _key(case, rank, at)) in later]
+        reached = [(later[key], at) for at in waits if (key := _key(case, at)) in later]
         if reached:
             return min(reached)[1]
-    return min(waits, key=lambda at: (case.board.waits[at].since_ns or 2**63, at))
+    return None
 
 
-def _key(case: Case, rank: int, at: int) -> tuple[str, bool]:
+def _most_passed(case: Case, rank: int, waits: list[int], mates: list[int]) -> int:
+    known = [_progress(case, mate) for mate in mates[:MATES_ASKED]]
+
+    def standing(at: int) -> tuple[int, int, int, int]:
+        wait, key = case.board.waits[at], _key(case, at)
+        number = _reached(case, rank, wait.group) + 1 if wait.pair is not None else wait.seq
+        passed = sum(over.get(key, -1) >= number for over, _ in known)
+        behind = max((turn[key] for _, turn in known if key in turn), default=0)
+        return (-passed, behind, wait.since_ns or 2**63, at)
+
+    return min(standing(at) for at in waits)[3]
+
+
+def _reached(case: Case, rank: int, group: int) -> int:
+    """The newest send or recv of ``rank`` in the group; 0 where nobody tells."""
+    seen = case.merged.seen(rank, group)
+    return seen.p2p if seen is not None else 2**31
+
+
+def _progress(case: Case, rank: int) -> tuple[dict[tuple[str, bool], int], dict[tuple[str, bool], int]]:
+    """For each kind of group the newest number that the rank is through, and the turn in which it waits there."""
+    digested, kinds = case.merged.ranks[rank], case.orders.kinds(rank)
+    turn: dict[tuple[str, bool], int] = {}
+    for place, op in enumerate(digested.unfinished):
+        turn.setdefault((kinds[op.group], op.p2p), place)
+    over = {}
+    for kind, group in zip(kinds, digested.groups, strict=True):
+        over[kind, False] = group.completed if group.completed is not None else -1
+        over[kind, True] = group.p2p if (kind, True) not in turn else -1
+    return over, turn
+
+
+def _key(case: Case, at: int) -> tuple[str, bool]:
     wait = case.board.waits[at]
-    slot = case.merged.groups[wait.group].slots.get(rank)
-    return (case.orders.kinds(rank)[slot] if slot is not None else "", wait.pair is not None)
+    return case.orders.kind(wait.group), wait.pair is not None
 
 
 def token(case: Case, rank: int, at: int) -> tuple[str, int, str]:
+    """A wait in the words that all ranks of a role share: kind of group, number, operation."""
     wait = case.board.waits[at]
     slot = case.merged.groups[wait.group].slots[rank]
     op = wait.waiting[rank]
     return case.orders.kinds(rank)[slot], op.seq, op.op
 
 
+def spot(case: Case, rank: int, call: order.Call, otherwise: Wait) -> findings.Where:
+    """Where a call of ``rank`` (made or left out) shows: what is waited in there, else the call itself."""
+    kind, p2p, seq, op, step = call
+    kinds = case.orders.kinds(rank)
+    at = case.merged.places[rank][kinds.index(kind)] if kind in kinds else -1
+    if at < 0:
+        return findings.where(case.merged, otherwise)
+    mine = {*waits_for(case, rank), *case.board.fronts.get(rank, ())}
+    seen = [w for n in sorted(mine) if (w := case.board.waits[n]).group == at and (w.pair is not None) == p2p]
+    if seen:
+        return findings.where(case.merged, min(seen, key=lambda wait: (wait.since_ns or 2**63, wait.seq)))
+    group = case.merged.groups[at]
+    pair = None
+    if p2p and rank in group.ranks:
+        peer = group.ranks[(group.ranks.index(rank) + step) % len(group.ranks)]
+        pair = (rank, peer) if op == "send" else (peer, rank)
+    return findings.Where(group.name, group.description, group.ranks, seq, op, pair)
+
+
 def told(
     case: Case, kind: str, culprits: tuple[int, ...], sure: float, wait: Wait, sentence: str, evidence: list[str],
     candidates: tuple[int, ...] = (),
 ) -> Finding:  # fmt: skip
+    """The finding at ``wait``, with the stack of the first culprit."""
     stack: tuple[str, ...] = ()
     for rank in culprits[:1]:
         digested = case.merged.ranks.get(rank)

@@ -14,6 +14,13 @@ CIRCLE_MAX: Final = 256  # ranks of a circle whose order is compared
 
 
 def judge(case: cases.Case, waits: list[int], ranks: list[int]) -> Finding:
+    """The finding for a circle of these waits and ranks."""
+    found = _judge(case, waits, ranks)
+    found.circle = True
+    return found
+
+
+def _judge(case: cases.Case, waits: list[int], ranks: list[int]) -> Finding:
     """Ranks that wait for each other: who left the order, who had no reason to wait?"""
     within = {*ranks, *(rank for at in waits for rank in case.board.waits[at].waiting)}
     heard = [rank for rank in sorted(within) if rank in case.merged.ranks][:CIRCLE_MAX]
@@ -67,6 +74,7 @@ def _late(case: cases.Case, late: list[int]) -> Finding:
 
 
 def deviated(case: cases.Case, lefts: Sequence[order.Deviation], wait: Wait) -> Finding:
+    """Ranks that left the order of their mates."""
     merged = case.merged
     culprits = tuple(sorted(left.rank for left in lefts))
     left = lefts[0]
@@ -84,7 +92,11 @@ def deviated(case: cases.Case, lefts: Sequence[order.Deviation], wait: Wait) -> 
     )
     sure = CONFIDENCE["habit"] if left.by_habit else CONFIDENCE["order"]
     evidence = [f"{left.votes} ranks of its role made the other call" + (", by habit" if left.by_habit else "")]
-    return cases.told(case, kind, culprits, sure, wait, sentence, evidence)
+    found = cases.told(case, kind, culprits, sure, wait, sentence, evidence)
+    shows = left.mine if left.how == "extra" and left.mine is not None else left.theirs
+    found.where = cases.spot(case, left.rank, shows, wait)
+    found.proof = True
+    return found
 
 
 def _unexcused(case: cases.Case, rank: int) -> bool:

@@ -54,7 +54,10 @@ def absent(case: cases.Case, ranks: list[int]) -> Finding:
     """Ranks without a dump to which all waits lead."""
     merged = case.merged
     waits = sorted({at for rank in ranks for at in cases.waits_for(case, rank)})
-    wait = case.board.waits[min(waits, key=lambda at: (case.board.waits[at].since_ns or 2**63, at))]
+    first = min(waits, key=lambda at: (case.board.waits[at].since_ns or 2**63, at))
+    if len(ranks) == 1:
+        first = cases.first_owed(case, ranks[0], waits, case.orders.mates(ranks[0], cases.company(case, ranks[0])))
+    wait = case.board.waits[first]
     what = words.operation(merged, wait)
     who = words.named(merged, ranks)
     evidence = ["left no dump", "those who did explain the wait by nobody else"]

@@ -82,6 +82,8 @@ class Finding:
     since_ns: int = 0
     stack: tuple[str, ...] = ()
     victims: tuple[int, ...] = ()
+    proof: bool = False  # calls that can never fit: no moment of a job at work looks so
+    circle: bool = False  # waits that lead back to themselves
 
     def to_json(self, merged: Merged) -> dict[str, Any]:
         """One of the contract's ``findings``."""

@@ -19,6 +19,7 @@ PAUSES: Final = 3.0  # a wait so many times as long as the longest pause between
 TAKEN_NS: Final = 10 * 10**9  # a dump's own moment counts from here on: writing and copying take seconds too
 RARE: Final = 8
 BY_PICTURE: Final = 0.7  # no more confidence than this where times tell nothing
+QUIET_NS: Final = 60 * 10**9  # without a call for so long: stuck, where the job's own pauses are not known
 ENDS_MAX: Final = 3
 ASKED_MAX: Final = 512  # ranks whose pauses are looked at
 CAME_NOT: Final = ("rank-missing", "p2p-missing")
@@ -36,9 +37,9 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
         now = max(now, taken)
     timed_out = any(op.timed_out for wait in case.board.waits for op in wait.waiting.values())
     quiet = now - called
-    if timed_out or (usual and quiet > PAUSES * usual):
+    if timed_out or quiet > (PAUSES * usual if usual else QUIET_NS):
         return findings
-    kept = [finding for finding in findings if finding.kind in PROOF]
+    kept = [finding for finding in findings if finding.proof or finding.kind in PROOF]
     aged = [f for f in findings if f not in kept and f.since_ns and usual and now - f.since_ns > PAUSES * usual]
     if kept or aged:
         return findings if kept or not _at_work(case, findings) else aged

@@ -61,6 +61,12 @@ class Orders:
                 found[slot] = kind if names[kind] == 1 else f"{kind} #{names[kind]}"
         return found
 
+    def kind(self, group: int) -> str:
+        """The kind of a group, in the words of a member that was heard."""
+        for rank, slot in self._merged.groups[group].slots.items():
+            return self.kinds(rank)[slot]
+        return self._merged.groups[group].description
+
     def calls(self, rank: int) -> list[Call]:
         """The newest calls of ``rank``, oldest first; none where its dump left out those that are over."""
         found = self._calls.get(rank)
@@ -110,7 +116,11 @@ class Orders:
         """The stage; where nothing tells it, the places in the groups that carry sends and recvs, kind by kind."""
         if self._stages:
             return self._stages.get(rank, ())
-        kinds, places = self.kinds(rank), self._merged.places[rank]
+        if rank in self._merged.ranks:
+            kinds, places = self.kinds(rank), self._merged.places[rank]
+        else:
+            places = self._merged.of_rank.get(rank, [])
+            kinds = [self.kind(at) for at in places]
         carrying = [(kind, at) for kind, at in zip(kinds, places, strict=True) if at in self._carriers]
         return tuple(sorted((kind, self._merged.groups[at].ranks.index(rank)) for kind, at in carrying))
 

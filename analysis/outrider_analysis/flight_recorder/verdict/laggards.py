@@ -1,0 +1,66 @@
+"""A second fault behind the first: a host that stopped while it waited for the same as ranks that went on.
+
+Such a rank is a victim by the graph, since what it has called waits for somebody else. But its mates wait for just the
+same and have called more since; so it is not its device that keeps its host.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+from outrider_analysis.flight_recorder.verdict import case as cases
+from outrider_analysis.flight_recorder.verdict import finding as findings
+from outrider_analysis.flight_recorder.verdict import words
+from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, Finding
+
+MATES_MIN: Final = 2  # that went on; of two ranks alone nobody tells who is early
+RANKS_MAX: Final = 4096  # in more than these the first are looked at
+
+Pending = tuple[tuple[str, bool, int, str], ...]
+
+
+def find(case: cases.Case, named: set[int]) -> list[Finding]:
+    """One finding for each such rank that somebody waits for and that is not ``named`` yet."""
+    pending = {rank: _pending(case, rank) for rank in list(case.board.fronts)[:RANKS_MAX]}
+    by_first: dict[object, list[int]] = defaultdict(list)
+    for rank, calls in pending.items():
+        by_first[calls[0]].append(rank)
+    found = []
+    for rank in sorted(set(case.board.owed) & set(pending) - named):
+        mates = set(case.orders.mates(rank)) & set(by_first[pending[rank][0]]) - named
+        told = _judge(case, rank, pending, mates)
+        if told is not None:
+            found.append(told)
+    # Where many stopped at one place their program waits there, whatever it is that the others did.
+    return found if len(found) <= 2 else []
+
+
+def _judge(case: cases.Case, rank: int, pending: dict[int, Pending], mates: set[int]) -> Finding | None:
+    mine = pending[rank]
+    further = [mate for mate in sorted(mates) if len(pending[mate]) > len(mine) and pending[mate][: len(mine)] == mine]
+    alike = [mate for mate in mates if pending[mate] == mine]
+    if alike or len(further) < MATES_MIN or len(further) < len(mates) - len(further):
+        return None
+    kind, p2p, seq, op = pending[further[0]][len(mine)]
+    kinds, merged = case.orders.kinds(rank), case.merged
+    group = merged.places[rank][kinds.index(kind)] if kind in kinds else -1
+    waits = [at for at in case.board.owed[rank] if case.board.waits[at].group == group] or case.board.owed[rank]
+    wait = case.board.waits[min(waits, key=lambda at: (case.board.waits[at].since_ns or 2**63, at))]
+    sentence = (
+        f"{words.named(merged, (rank,)).capitalize()} stopped before {words.operation(merged, wait)}, though "
+        f"{len(further)} ranks of its role that wait for the same went on to it."
+    )
+    evidence = [f"{len(mine)} unfinished operations, the same as its mates; they called {op} of {kind} after that"]
+    found = cases.told(
+        case, "p2p-missing" if p2p else "rank-missing", (rank,), CONFIDENCE["unexcused"], wait, sentence, evidence
+    )
+    if group >= 0 and wait.group != group and not p2p:
+        told = merged.groups[group]
+        found.where = findings.Where(told.name, told.description, told.ranks, seq, op)
+    return found
+
+
+def _pending(case: cases.Case, rank: int) -> Pending:
+    kinds = case.orders.kinds(rank)
+    return tuple((kinds[op.group], op.p2p, op.seq, op.op) for op in case.merged.ranks[rank].unfinished)
