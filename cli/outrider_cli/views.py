@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from outrider_cli import record_view
+
 Json = Mapping[str, Any]
 
 WIDTH_MAX = 120
@@ -56,6 +58,7 @@ def explain(one: Json) -> str:
         _wrapped(f"{one['id']}: {one['sentence']}"),
         _incident_head(one),
         _evidence(one["evidence"]),
+        _flight_recorder(one.get("flight_recorder")),
         _alternatives(one),
         _phases(one),
         _timeline(one.get("timeline", ())),
@@ -206,6 +209,13 @@ def _evidence(rows: Sequence[Json]) -> str:
         for row in rows
     ]
     return "evidence\n" + "".join(lines)
+
+
+def _flight_recorder(found: Json | None) -> str:
+    """What the ranks' flight records said, where they were read."""
+    if not found:
+        return ""
+    return "flight recorder\n" + "".join(_hung(f"  {head:<11} ", text) for head, text in record_view.rows(found))
 
 
 def _alternatives(one: Json) -> str:

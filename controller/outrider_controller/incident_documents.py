@@ -13,7 +13,7 @@ from typing import Any
 
 from outrider import records as spoken
 from outrider_controller import timeline
-from outrider_controller.core import records
+from outrider_controller.core import flight_record, records
 
 Json = spoken.Json
 SECONDS_DIGITS = 6  # of every ``*_s`` in a document: rounding keeps sums exact to far below a millisecond
@@ -30,6 +30,7 @@ class Story:
     planned: records.AttemptPlanned | None = None
     closed: records.IncidentClosed | None = None
     held: bool = False
+    record: Json | None = None  # the verdict of the flight records that the diagnosis refers to
 
     @property
     def decision(self) -> records.Decided | None:
@@ -67,16 +68,21 @@ def stories(rows: Sequence[records.Row]) -> list[Story]:
     """The incidents in the rows of one job, in the order in which they were opened."""
     known: dict[str, Story] = {}
     asked: dict[str, str] = {}  # find-checkpoint effect -> incident
+    told: dict[str, Json] = {}  # capture-evidence effect -> what the flight records came to
     for row in rows:
         if isinstance(row, records.IncidentOpened):
             known[row.incident] = Story(row)
             continue
         if isinstance(row, records.EffectRequested) and row.name == "find-checkpoint" and row.incident:
             asked[row.effect] = row.incident
+        if isinstance(row, records.EffectDone) and isinstance(row.result.get(flight_record.KEY), dict):
+            told[row.effect] = row.result[flight_record.KEY]
         name = asked.get(row.effect) if isinstance(row, records.EffectDone) else getattr(row, "incident", None)
         story = known.get(name or "")
         if story is not None:
             _add(story, row)
+        if story is not None and isinstance(row, records.Diagnosed):
+            story.record = told.get(row.flight_recorder)
         if isinstance(row, records.JobMoved) and row.now == "held" and known:
             last = list(known.values())[-1]
             last.held = last.held or last.closed is None
@@ -105,6 +111,7 @@ def document(story: Story, phases: dict[str, float], begins: dict[str, float], n
         "confidence": found.confidence if found else 0.0,
         "suspects": _suspects(found),
         "evidence": [_evidence(row) for row in found.evidence] if found else [],
+        "flight_recorder": story.record,
         "signature": found.signature if found else None,
         "action": decision.decision if decision else None,
         "reason": decision.reason if decision else None,

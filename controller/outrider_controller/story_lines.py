@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from outrider import records as spoken
 from outrider_controller import incident_documents, timeline
-from outrider_controller.core import records
+from outrider_controller.core import flight_record, records
 
 Json = spoken.Json
 LINES_MAX = 400  # 16,384 ranks may all have ended; the first and the decisive rows come first
@@ -118,6 +118,9 @@ def _done(row: records.EffectDone) -> str | None:
     if "removed" in row.result:
         removed = row.result.get("removed") or ()
         return f"{len(removed)} old checkpoints are removed" if removed else None
+    if isinstance(record := row.result.get(flight_record.KEY), dict):
+        read, of = record.get("ranks_read"), record.get("world", "?")
+        return f"flight records of {read} of {of} ranks: {record.get('verdict')}; {record.get('sentence')}"
     if "stopped" in row.result:
         unreached = row.result.get("unreached") or []
         return "the ranks are stopped" + (f"; {', '.join(unreached)} could not be reached" if unreached else "")
