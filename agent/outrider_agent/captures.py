@@ -17,7 +17,7 @@ from outrider_agent.flight_recorder import gather
 from outrider_agent.keeper import home
 from outrider_agent.signals import processes
 
-SLACK_S: Final = 2.0  # after a capture, in which a dump is still one that was asked for
+SLACK_S: Final = 30.0  # after a capture, in which a dump is still one that was asked for: stacks take torch long
 
 
 class CaptureError(Exception):

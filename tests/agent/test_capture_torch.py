@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from outrider_agent import rank_look
+from outrider_analysis.flight_recorder import model
 from tests.agent import test_capture, world
 
 pytest.importorskip("torch")
@@ -59,6 +60,7 @@ def test_the_waiting_rank_tells_what_it_waits_for_and_the_spinning_one_where_it_
         assert (holds.answered, holds.pending) == ("control", False), holds
         assert "hold_the_interpreter_lock" in test_capture.names(holds)[:5], "the lock held by C does not hide it"
         assert "dump_traceback on 2.sock gave no answer" in holds.error
+        await _records(controller)
         whole = json.loads(Path(waits.file).read_text())
         assert json.loads(whole["flight_recorder"])["entries"]
         for _ in range(rank_look.OWED_MAX + 1):
@@ -81,6 +83,19 @@ def test_the_waiting_rank_tells_what_it_waits_for_and_the_spinning_one_where_it_
                 await scenario(node, controller)
 
     asyncio.run(all_of_it())
+
+
+async def _records(controller: world.Controller) -> None:
+    """What the ranks' control sockets told, as a digest: real records of real gloo groups."""
+    done = await controller.order("capture", {"ranks": [], "deadline_s": 10.0})
+    known = done.result["flight_recorder"]
+    digest = model.from_json(known["digest"])
+    assert [one.rank for one in digest.ranks] == [0, 1, 2], known["notes"]
+    assert all(one.gloo for one in digest.ranks)
+    (op,) = digest.ranks[0].unfinished
+    assert (op.op, op.seq) == ("all_reduce", 4)
+    assert not digest.ranks[1].unfinished
+    assert json.loads(Path(known["files"]["0"]).read_text())["entries"]
 
 
 def _at_step(controller: world.Controller, step: int) -> set[int]:

@@ -36,7 +36,6 @@ ASKING_MAX: Final = 64
 NOTES_MAX: Final = 48
 NOTE_CHARS_MAX: Final = 300
 RANKS_MAX: Final = 2_048
-EARLIER_NS: Final = 2 * 10**9  # clocks of file servers differ by so much
 
 
 @dataclass(slots=True)
@@ -222,7 +221,7 @@ class Collection:
             fresh: list[tuple[int, str, find.Spot]] = []
             for path, spot in rank.files.items():
                 found = keep.stamp(path)
-                if found is not None and found.written_ns >= spot.since_ns - EARLIER_NS:
+                if found is not None and spot.fresh(path, found.written_ns):
                     fresh.append((found.written_ns, path, spot))
             for _, path, spot in sorted(fresh, reverse=True, key=lambda each: each[:2]):
                 if self._copy(rank, path, spot):

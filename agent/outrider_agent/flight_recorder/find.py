@@ -17,21 +17,29 @@ from typing import Any, Final
 
 from outrider_agent.keeper import recorder
 
-NOTE_BYTES_MAX: Final = 64 * 1024
+NOTE_BYTES_MAX: Final = 1 << 20
 ENVIRON_BYTES_MAX: Final = 1 << 20
 PROCESSES_MAX: Final = 65_536
 BELOW_MAX: Final = 1_024  # processes of one job whose environment is read
 RANK_MAX: Final = 2**20
 OWN_FILES_MAX: Final = 4_096
+EARLIER_NS: Final = 2 * 10**9  # clocks of file servers differ by so much
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where records appear. ``user``: whose files count; ``since_ns``: older files are of another run (Unix)."""
+    """Where records appear. ``user``: whose files count. Older files than ``since_ns`` (Unix) are of another run, and
+    those that lay there ``before`` and were not written since.
+    """
 
     place: recorder.Place
     user: int
     since_ns: int
+    before: Mapping[str, int] = field(default_factory=dict)
+
+    def fresh(self, path: str, written_ns: int) -> bool:
+        """Whether a file that was written then is of this generation."""
+        return written_ns != self.before.get(path) and written_ns >= self.since_ns - EARLIER_NS
 
     def dumps(self, rank: int) -> tuple[str, ...]:
         """The files that ``rank`` may write."""
@@ -81,12 +89,13 @@ def noted(home: str, generation: int) -> Job:
         if not all(type(text) is str and "\0" not in text for text in texts):
             raise TypeError("a path is no text")
         since_ns = int(float(given["at"]) * 1e9)
+        before = {str(file): int(at) for file, at in given["before"].items()}
     except OSError as error:
         raise NoNote(f"{path}: {error.strerror or error}") from None
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (AttributeError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise NoNote(f"{path} cannot be read: {type(error).__name__}: {str(error)[:100]}") from None
     place = recorder.Place(tuple(dumps[:8]), pipes, given["trouble"][:300])
-    return Job([Spot(place, user, since_ns)], own, notes=[place.trouble] if place.trouble else [])
+    return Job([Spot(place, user, since_ns, before)], own, notes=[place.trouble] if place.trouble else [])
 
 
 def add_below(job: Job, pids: Iterable[int], user: int, since_ns: int) -> None:

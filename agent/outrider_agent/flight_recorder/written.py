@@ -156,16 +156,13 @@ def look(wanted: Wanted) -> Seen:
             known = find.noted(wanted.home, wanted.generation)
         except find.NoNote:
             return Seen(None, {})
-    paths = {rank: [path for spot in known.spots for path in spot.dumps(rank)] for rank in wanted.ranks}
-    for rank, path in list(known.in_own().items())[:RANKS_MAX]:
-        paths.setdefault(rank, [path])
-    oldest = min((spot.since_ns for spot in known.spots), default=0)
     found: dict[int, tuple[str, keep.Stamp]] = {}
-    for rank, candidates in paths.items():
-        for path in candidates:
-            stamp = keep.stamp(path)
-            if stamp is not None and stamp.written_ns >= oldest and rank not in found:
-                found[rank] = (path, stamp)
+    for spot in known.spots:
+        for rank in {*wanted.ranks, *list(known.in_own())[:RANKS_MAX]}:
+            for path in spot.dumps(rank):
+                stamp = keep.stamp(path)
+                if stamp is not None and spot.fresh(path, stamp.written_ns):
+                    found.setdefault(rank, (path, stamp))
     return Seen(known, found)
 
 

@@ -7,8 +7,9 @@ under either name holds for both. torch reads the newer name first.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,11 +77,21 @@ def place(env: Mapping[str, str], cwd: str) -> Place:
     )
 
 
-def note(found: Place, own: str, generation: int, at: float) -> dict[str, Any]:
+def before(found: Place, ranks: Iterable[int]) -> dict[str, int]:
+    """Files that lie already where these ranks may write, and when each was written (Unix ns): they are of others."""
+    written: dict[str, int] = {}
+    for path in (f"{prefix}{rank}" for prefix in found.dumps for rank in ranks):
+        with contextlib.suppress(OSError):
+            written[path] = os.stat(path, follow_symlinks=False).st_mtime_ns
+    return written
+
+
+def note(found: Place, own: str, generation: int, at: float, old: Mapping[str, int]) -> dict[str, Any]:
     """What the keeper leaves for the agent. ``own``: the folder that is this generation's alone; ``at``: Unix seconds,
-    before the first rank began.
+    before the first rank began; ``old``: what ``before`` found then.
     """
     return {
+        "before": dict(old),
         "generation": generation,
         "at": at,
         "own": own,

@@ -1,0 +1,184 @@
+"""Flight records of real processes, collected by a real agent: through pipes, from dumps that were written, of ranks
+that have died, that are stopped, that write slowly, that write what nobody should read. ``recorders`` says what stands
+for torch here; ``test_capture_torch`` has torch itself.
+"""
+
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from outrider_agent.flight_recorder import keep
+from outrider_agent.signals import processes
+from tests.agent import recorders, world
+
+
+def notes(found: dict[str, object]) -> str:
+    """What could not be had, as one text."""
+    known = found["flight_recorder"]
+    assert isinstance(known, dict)
+    return "; ".join(known["notes"])
+
+
+def test_ranks_are_asked_by_their_pipes_and_the_digest_names_the_culprit() -> None:
+    async def scenario(job: recorders.Job) -> None:
+        await job.start({})
+        found = await job.capture()
+        assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
+        told = recorders.verdict_of(found)
+        assert tuple(told.culprits) == job.truth.culprits
+        files = recorders.kept(found)
+        assert sorted(files) == [0, 1, 2, 3]
+        for rank, path in files.items():
+            assert path.name == f"rank_{rank}"
+            assert path.read_bytes() == (job.node.state / "dumps" / f"rank_{rank}").read_bytes()
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert files[0].parent.parent == job.node.state / "logs" / "j" / keep.FOLDER / "n0"
+        assert sorted(path.name for path in files[0].parent.iterdir()) == [f"rank_{rank}" for rank in range(4)]
+        assert [one["rank"] for one in found["ranks"]] == [0, 1, 2, 3]
+        assert not job.controller.observed("flight-record-written"), "what was asked for is no news"
+        assert all(world.alive(pid) for pid in job.pids.values())
+
+    recorders.play(scenario)
+
+
+def test_slow_and_torn_writers_are_waited_for_and_hostile_and_huge_ones_cost_themselves_alone() -> None:
+    how = {0: "slow", 1: "cut, then whole", 2: "hostile", 3: "huge"}
+
+    async def scenario(job: recorders.Job) -> None:
+        await job.start(how)
+        found = await job.capture(12.0)
+        assert recorders.ranks(found) == [0, 1], notes(found)
+        for rank in (0, 1):
+            assert recorders.kept(found)[rank].read_bytes() == (job.node.state / "dumps" / f"rank_{rank}").read_bytes()
+        assert "asks for os.system" in notes(found), notes(found)
+        assert f"at most {keep.DUMP_BYTES_MAX} are read" in notes(found)
+        assert not (job.begun / "owned").exists()
+        assert 3 not in recorders.kept(found)
+        assert len((job.node.runtime / "agent.json").read_text()) < 500
+        assert resident_mib(job.node.agents[0].pid) < 80
+
+    recorders.play(scenario)
+
+
+def test_ranks_that_never_answer_hold_nothing_up() -> None:
+    async def scenario(job: recorders.Job) -> None:
+        await job.start({1: "no reader", 2: "no pipe", 3: "mute"})
+        os.kill(job.pids[0], signal.SIGSTOP)
+        one = processes.Process("j", 1, 0, job.pids[0])
+        await world.until(lambda: processes.look(one, 0).state == "stopped", "the stop")
+        found = await job.capture(4.0)
+        assert recorders.ranks(found) == []
+        assert found["flight_recorder"]["digest"] is None
+        assert "rank 0 is stopped and was not asked" in notes(found)
+        assert "rank 2: it has no control socket" in notes(found)
+        assert "rank 3 was asked by its pipe and has not written" in notes(found)
+        assert [one["rank"] for one in found["ranks"]] == [0, 1, 2, 3]
+        os.kill(job.pids[0], signal.SIGCONT)
+        again = await job.capture(4.0)
+        assert recorders.ranks(again) == [0], notes(again)
+
+    recorders.play(scenario)
+
+
+def test_what_torch_writes_of_itself_is_told_once_and_counts_also_when_its_rank_is_dead() -> None:
+    async def scenario(job: recorders.Job) -> None:
+        await job.start({1: "itself", 2: "itself"})
+        seen = await world.until(
+            lambda: found if len(found := job.controller.observed("flight-record-written")) == 2 else None, "the news"
+        )
+        assert [one.rank for one in sorted(seen, key=lambda one: one.rank)] == [1, 2]
+        assert {one.severity for one in seen} == {"info"}
+        path = Path(seen[0].evidence["file"])
+        assert path.parent == job.node.state / "logs" / "j" / "attempt-0" / "fr" / "n0" / "generation-1"
+        await job.end(2)
+        found = await job.capture(6.0)
+        assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
+        assert [one["rank"] for one in found["ranks"]] == [0, 1, 3]
+        job.node.agents[0].kill()
+        job.node.agents[0].wait()
+        job.node.start()
+        await world.until(lambda: len(job.controller.hellos) == 2, "the next agent")
+        await job.end(0, 1, 3)
+        after = await job.capture(6.0)
+        assert recorders.ranks(after) == [0, 1, 2, 3], "torch's own, and those that were asked for"
+        assert {one["state"] for one in after["ranks"]} == {"gone"}
+        assert {one.rank for one in job.controller.observed("flight-record-written")} >= {1, 2}
+        assert len([one for one in job.controller.observed("flight-record-written") if one.rank in (1, 2)]) == 2
+
+    recorders.play(scenario)
+
+
+def test_dumps_of_an_earlier_generation_never_count() -> None:
+    async def scenario(job: recorders.Job) -> None:
+        await job.start(dict.fromkeys(range(4), "itself"))
+        assert recorders.ranks(await job.capture(4.0)) == [0, 1, 2, 3]
+        stopped = await job.controller.order("stop", {"grace_s": 0.1})
+        assert stopped.ok
+        env = {"TORCH_FR_DUMP_TEMP_FILE": str(job.node.state / "logs/j/attempt-0/fr/n0/generation-1/rank_")}
+        await job.start(dict.fromkeys(range(4), "no pipe"), generation=2, env=env)
+        found = await job.capture(3.0, generation=2)
+        assert found["flight_recorder"]["digest"] is None, "the files there are of the run before"
+
+    recorders.play(scenario)
+
+
+def test_the_jobs_own_setting_under_the_old_name_is_watched() -> None:
+    async def scenario(job: recorders.Job) -> None:
+        own = job.node.state / "own"
+        own.mkdir()
+        await job.start({2: "itself"}, env={"TORCH_NCCL_DEBUG_INFO_TEMP_FILE": "own/trace_"})
+        (seen,) = await world.until(lambda: job.controller.observed("flight-record-written"), "the news")
+        assert seen.evidence["file"] == str(own / "trace_2")
+        found = await job.capture(6.0)
+        assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
+        assert sorted(path.name for path in own.iterdir()) == [f"trace_{rank}" for rank in range(4)]
+
+    recorders.play(scenario)
+
+
+def test_the_oldest_captures_go_and_the_newest_never(tmp_path: Path) -> None:
+    for number in range(12):
+        Path(keep.folder(tmp_path, "n0", f"2026-{number:02d}"), "rank_0").write_bytes(b"x" * 1000)
+    left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
+    assert left == [f"2026-{number:02d}" for number in range(12 - keep.CAPTURES_MAX, 12)]
+    big = tmp_path / keep.FOLDER / "n0" / "2026-11" / "rank_0"
+    os.truncate(big, keep.BYTES_MAX + 1)
+    keep.folder(tmp_path, "n0", "2026-12")
+    left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
+    assert left == ["2026-11", "2026-12"], "the newest stays however large"
+
+
+def test_a_folder_of_somebody_elses_is_not_written_to_and_no_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / keep.FOLDER).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=keep.FOLDER):
+        keep.folder(tmp_path / "logs", "n0", "now")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    secret = tmp_path / "rank_0"
+    secret.write_bytes(b"secret.")
+    with pytest.raises(keep.NotKept, match="not of the job's"):
+        keep.copy(str(secret), str(tmp_path / "copy"), os.geteuid() + 1)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_ranks_that_a_job_starts_itself_are_found_by_their_environment() -> None:
+    async def scenario(job: recorders.Job) -> None:
+        await job.start({3: "itself"}, launcher=True)
+        found = await job.capture(8.0)
+        assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
+        assert tuple(recorders.verdict_of(found).culprits) == job.truth.culprits
+        assert len(list(job.node.state.glob("inner_*"))) == 4
+        assert [one["rank"] for one in found["ranks"]] == [0]
+
+    recorders.play(scenario)
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process."""
+    rows = dict(row.split(":", 1) for row in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in row)
+    return int(rows["VmRSS"].split()[0]) / 1024
