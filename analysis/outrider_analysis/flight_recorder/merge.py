@@ -75,6 +75,7 @@ def merge(
     found = _Groups(whole.memberships, groups or {}, mesh)
     places = {rank: found.place(digested) for rank, digested in ranks.items()}
     found.settle(places)
+    found.add_silent()
     size = _world(ranks, found.groups, mesh, world)
     merged = Merged(
         ranks=ranks,
@@ -175,6 +176,12 @@ class _Groups:
             at = self._new(name, description, tuple(sorted(rank for rank, _ in members)), False)
             for rank, slot in members:
                 self.groups[at].slots[rank], places[rank][slot] = slot, at
+
+    def add_silent(self) -> None:
+        """Groups that were told and that no dump mentions: on gloo those that carry sends and recvs alone."""
+        for name, (description, ranks) in self._given.items():
+            if name not in self._by_name:
+                self._new(name, description, ranks, True)
 
     def _elsewhere(self, rank: int, name: str, description: str) -> tuple[str, tuple[int, ...]] | None:
         told = self._given.get(name)

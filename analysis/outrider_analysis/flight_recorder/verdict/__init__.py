@@ -16,6 +16,7 @@ from outrider_analysis.flight_recorder.verdict import (
     mismatch,
     moving,
     order,
+    revealed,
     rules,
     slow,
     unseen,
@@ -32,6 +33,9 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
     """The verdict over all ranks that were heard. ``hints``: what a look at the ranks told beside their records."""
     if not merged.ranks:
         return Verdict(merged, [], note="No dump could be read.")
+    hints = hints or Hints()
+    shown = revealed.reveal(merged, hints)
+    merged = shown.merged
     waits = board.lay_out(merged)
     orders = order.Orders(merged)
     wrong = {}
@@ -47,7 +51,7 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
         if finding is not None:
             finding.victims = tuple(sorted({n for kind, n in reached if kind == "rank"} - set(finding.culprits)))
             findings.append(finding)
-    findings = moving.stuck(case, _weighed(case, findings, hints), len(findings))
+    findings = moving.stuck(case, _weighed(case, findings, hints, shown), len(findings))
     findings += _behind_those(case, findings)
     findings.sort(key=lambda item: (item.kind == "unknown", -len(item.victims), item.since_ns, item.culprits))
     _doubt(case, findings)
@@ -68,13 +72,13 @@ def _behind_those(case: rules.Case, findings: list[Finding]) -> list[Finding]:
     return found
 
 
-def _weighed(case: rules.Case, findings: list[Finding], hints: Hints | None) -> list[Finding]:
+def _weighed(case: rules.Case, findings: list[Finding], hints: Hints, shown: revealed.Revealed) -> list[Finding]:
     """Without what another finding explains, and ranks without dumps that may each have been the one as one finding.
 
     An operation that all have joined is explained by a rank to blame that is in it, or that waits with its members; a
     circle by a rank in it that is to blame by itself.
     """
-    findings = unseen.weigh(case, _absentees(findings), hints or Hints())
+    findings = unseen.weigh(case, _absentees(findings), hints, shown)
     alone = {finding.culprits[0] for finding in findings if len(finding.culprits) == 1}
     findings = [f for f in findings if len(f.culprits) < 2 or not alone.intersection(f.culprits)]
     blamed = [finding for finding in findings if finding.culprits]

@@ -17,6 +17,7 @@ from outrider_analysis.flight_recorder.verdict.rules import Case
 
 PAUSES: Final = 3.0  # a wait so many times as long as the longest pause between two calls is no pause
 TAKEN_NS: Final = 10 * 10**9  # a dump's own moment counts from here on: writing and copying take seconds too
+TAKEN_GLOO_NS: Final = 3 * 10**9  # of gloo's, which a thread of the rank gives at once and which show nobody at work
 RARE: Final = 8
 BY_PICTURE: Final = 0.7  # no more confidence than this where times tell nothing
 QUIET_NS: Final = 60 * 10**9  # without a call for so long: stuck, where the job's own pauses are not known
@@ -33,7 +34,7 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     usual = _usual(case)
     called = max((rank.called_ns for rank in ranks), default=0)
     now, taken = max((rank.newest_ns for rank in ranks), default=0), max((rank.taken_ns for rank in ranks), default=0)
-    if taken - called > TAKEN_NS:
+    if taken - called > (TAKEN_NS if not any(rank.gloo for rank in ranks) else TAKEN_GLOO_NS):
         now = max(now, taken)
     timed_out = any(op.timed_out for wait in case.board.waits for op in wait.waiting.values())
     quiet = now - called

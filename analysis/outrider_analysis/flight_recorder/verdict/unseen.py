@@ -1,46 +1,225 @@
-"""Gloo records no send and no recv, so a rank that waits in one looks idle and is none to blame.
+"""Who is to blame where records show nothing of some ranks: gloo's sends and recvs, and what a look at the ranks adds.
 
-One such rank alone is named with doubt. Of several any may be the one that the others wait for in what is not seen, so
-they are candidates; whom others waited for first is said. After a mismatch, or where a rank left no dump to which waits
-lead, all that look idle are explained.
+A rank that waits in a send or recv of gloo looks idle. So an idle rank is to blame only if it cannot be in one, or if a
+look at its process says that it is elsewhere; otherwise all who might have caused what is seen are candidates: idle
+ranks that the rest can wait for, seen or unseen, and ranks that may have passed by a transfer that another still waits
+in. Where one alone is left, it is named.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from outrider_analysis.flight_recorder.verdict import moving
-from outrider_analysis.flight_recorder.verdict.finding import UNKNOWN, Finding
-from outrider_analysis.flight_recorder.verdict.hints import Hints
-from outrider_analysis.flight_recorder.verdict.rules import Case
+from outrider_analysis.flight_recorder.verdict import hidden, moving, revealed, room, words
+from outrider_analysis.flight_recorder.verdict.case import Case
+from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, UNKNOWN, Finding
+from outrider_analysis.flight_recorder.verdict.graph import Node
+from outrider_analysis.flight_recorder.verdict.hints import Hint, Hints
 
-ALONE: Final = 0.6
+ALONE: Final = 0.75  # the only one that explains what is seen, by the order of times
+MOVING: Final = 0.6  # elsewhere, and its stack changed: it may only be slow
+ASLEEP: Final = 0.65  # it sleeps in a function of its own, which may be the wait for a recv
+AGAINST: Final = 0.65  # hint and record contradict each other
+CANDIDATES_MAX: Final = 64
 
 
-def weigh(case: Case, findings: list[Finding], hints: Hints) -> list[Finding]:
-    """The findings, less those that an unseen send or recv may explain; unchanged without gloo."""
-    idle = [finding for finding in findings if finding.kind in moving.CAME_NOT and not finding.absent]
-    if not idle or not any(rank.gloo for rank in case.merged.ranks.values()):
+def weigh(case: Case, findings: list[Finding], hints: Hints, shown: revealed.Revealed) -> list[Finding]:
+    """The findings, less those that an unseen send or recv may explain; unchanged without gloo and without hints."""
+    findings = _ended(case, findings, hints)
+    told = [f for f in findings if _is_told(f, hints)]
+    for finding in told:
+        _tell(case, finding, hints.of(finding.culprits[0]), shown)
+    if any(hints.of(f.culprits[0]).state == "gone" for f in told):
+        # Where a process is gone its peers' calls fail, and they come to stand elsewhere.
+        told = [f for f in told if hints.of(f.culprits[0]).state in revealed.ENDED]
+    doubtful = [f for f in findings if f not in told and _is_doubtful(case, f, hints)]
+    rest = [f for f in findings if f not in told and f not in doubtful and not _is_told(f, hints)]
+    if told or not doubtful:
+        return told + rest
+    if any(finding.kind in moving.PROOF for finding in rest):
+        return rest
+    return [*rest, _explained(case, doubtful, hints)]
+
+
+def _is_told(finding: Finding, hints: Hints) -> bool:
+    """Does a look at the rank itself say that it waits for nobody?"""
+    if finding.kind not in moving.CAME_NOT or len(finding.culprits) != 1:
+        return False
+    hint = hints.of(finding.culprits[0])
+    return revealed.is_idle(hint) and hint.certain
+
+
+def _is_doubtful(case: Case, finding: Finding, hints: Hints) -> bool:
+    """May all the ranks that it names, or some, wait unseen?"""
+    ranks = finding.culprits or finding.candidates
+    if finding.kind not in moving.CAME_NOT and not (finding.kind == "unknown" and _is_open(case, ranks)):
+        return False
+    return any(hints.of(rank).state != "unknown" or hidden.partners(case.merged, rank) for rank in ranks)
+
+
+def _is_open(case: Case, ranks: Iterable[int]) -> bool:
+    """Ranks that came not, none of which waits in anything that is seen."""
+    return any(not case.board.fronts.get(rank) and case.board.owed.get(rank) for rank in ranks)
+
+
+# --- what a look told -------------------------------------------------------------------------------------------------
+
+
+def _ended(case: Case, findings: list[Finding], hints: Hints) -> list[Finding]:
+    """With a finding for each process that has ended, or is stopped, though no record shows that others wait for it.
+
+    Gloo lets the calls of a dead rank's peers fail, and then they look finished.
+    """
+    named = {rank for finding in findings for rank in finding.culprits}
+    ended = [rank for rank, hint in hints.ranks.items() if hint.state in revealed.ENDED and rank not in named]
+    ended = [rank for rank in ended if rank < case.merged.world]
+    if not ended or 2 * len(ended) > case.merged.world or not (findings or case.board.waits):
         return findings
-    if any(finding.kind in moving.PROOF or (finding.absent and finding.culprits) for finding in findings):
-        return [finding for finding in findings if finding not in idle]
-    first = min(idle, key=lambda finding: (finding.since_ns or 2**63, finding.culprits))
-    unheard = {rank for wait in case.board.waits for rank in wait.unheard}
-    if len(idle) == 1 and not unheard:
-        first.confidence = min(first.confidence, ALONE)
-        first.evidence.append("gloo records no send and no recv, in which it may wait unseen")
-    else:
-        _doubt(first, idle, unheard)
-    return [finding for finding in findings if finding is first or finding not in idle]
+    first = min(findings, key=lambda f: (f.since_ns or 2**63, f.culprits), default=None)
+    made = []
+    for rank in sorted(ended)[:CANDIDATES_MAX]:
+        sentence = f"{_who(case, rank)} {_state(hints.of(rank))}."
+        victims = tuple(sorted({r for f in findings for r in (*f.victims, *f.culprits, *f.candidates)} - {rank}))
+        where = first.where if first is not None else None
+        since = first.since_ns if first is not None else 0
+        made.append(Finding("rank-missing", (rank,), CONFIDENCE["idle"], where, sentence, since_ns=since))
+        made[-1].victims = victims
+    return findings + made
 
 
-def _doubt(first: Finding, idle: list[Finding], unheard: set[int]) -> None:
-    waited = ", ".join(map(str, first.culprits))
-    candidates = unheard | {rank for finding in idle for rank in finding.culprits}
-    first.kind, first.confidence = "unknown", UNKNOWN
-    first.culprits, first.stack, first.candidates = (), (), tuple(sorted(candidates))
-    first.victims = tuple(sorted({rank for finding in idle for rank in finding.victims} - candidates))
+def _tell(case: Case, finding: Finding, hint: Hint, shown: revealed.Revealed) -> None:
+    """Say what was seen of the rank to blame, and how sure that makes it."""
+    rank = finding.culprits[0]
+    state = _state(hint)
+    finding.confidence = CONFIDENCE["idle"]
+    finding.absent = rank in case.merged.absent
+    finding.evidence = [line for line in finding.evidence if not line.startswith("has no unfinished")]
+    finding.evidence.insert(0, f"a look at the rank: it {state}")
+    if finding.absent:
+        finding.evidence.append("left no dump")
+    if "waits for nobody" in finding.sentence:
+        finding.sentence = finding.sentence.replace("it waits for nobody", f"it {state}")
+    if hint.stack:
+        finding.stack = hint.stack
+    if hint.moved:
+        finding.confidence = MOVING
+        finding.evidence.append("its stack changed while it was looked at: it may only be slow")
+    if rank in shown.against:
+        finding.confidence = min(finding.confidence, AGAINST)
+        finding.evidence.append(f"against it: {shown.against[rank]}")
+
+
+def _state(hint: Hint) -> str:
+    if hint.state == "gone":
+        return "has ended: its process is gone"
+    if hint.state == "stopped":
+        return "is stopped: its process does not run"
+    where = f" ({hint.stack[0].rsplit('/', 1)[-1]})" if hint.stack else ""
+    return hint.text or f"is elsewhere, outside of any collective{where}"
+
+
+def _who(case: Case, rank: int) -> str:
+    return words.named(case.merged, (rank,)).capitalize()
+
+
+# --- what may be unseen -----------------------------------------------------------------------------------------------
+
+
+def _explained(case: Case, doubtful: list[Finding], hints: Hints) -> Finding:
+    """One finding for all ends that may be waits: its culprit where one rank alone explains them, else candidates."""
+    ends = sorted({rank for finding in doubtful for rank in finding.culprits or finding.candidates})
+    first = min(doubtful, key=lambda finding: (finding.since_ns or 2**63, finding.culprits))
+    waited = first.culprits or first.candidates
+    victims = {rank for finding in doubtful for rank in finding.victims}
+    causes = _causes(case, ends, hints)
+    if len(causes) == 1 and hints.of(causes[0]).state != "waiting":
+        return _named(case, doubtful, causes[0], victims, hints)
+    candidates = causes or ends
+    first.kind, first.confidence, first.absent = "unknown", UNKNOWN, False
+    first.culprits, first.stack = (), ()
+    first.candidates = tuple(candidates[:CANDIDATES_MAX])
+    first.victims = tuple(sorted(victims - set(first.candidates)))
     first.sentence = (
-        f"{len(candidates)} ranks that others wait for look idle or left no dump; gloo records no send and no recv, "
-        f"in which some of them may wait; rank {waited} was waited for first."
+        f"{words.named(case.merged, waited).capitalize()} {'was' if len(waited) == 1 else 'were'} waited for first; "
+        f"gloo records no send and no recv, in which {words.verb(waited, 'it', 'they')} may wait, so that any of "
+        f"{words.named(case.merged, first.candidates)} may have caused this."
+        if len(candidates) > 1
+        else f"{words.named(case.merged, candidates).capitalize()} may have caused this, or waits unseen itself."
     )
+    return first
+
+
+def _named(case: Case, doubtful: list[Finding], rank: int, victims: set[int], hints: Hints) -> Finding:
+    own = [finding for finding in doubtful if rank in (finding.culprits or finding.candidates)] or doubtful
+    found = own[0]
+    hint = hints.of(rank)
+    if found.culprits != (rank,):
+        found.kind, found.culprits, found.candidates, found.absent = "rank-missing", (rank,), (), False
+        found.sentence = f"{_who(case, rank)} alone explains what the others wait for, seen and unseen."
+        found.stack = hint.stack
+    found.confidence = min(ASLEEP if hint.state == "elsewhere" else ALONE, found.confidence or ALONE)
+    found.victims = tuple(sorted(victims - {rank}))
+    if hint.state == "elsewhere":
+        found.evidence.append(f"a look at the rank: it {_state(hint)}")
+    else:
+        found.evidence.append("gloo records no send and no recv; by the times of the calls it waits in none")
+    return found
+
+
+def _causes(case: Case, ends: list[int], hints: Hints) -> list[int]:
+    """The ranks each of which explains all ``ends``: idle ones to which all can lead, and skippers of a transfer."""
+    clock = room.Clock(case)
+    back: dict[Node, list[Node]] = {}
+    for node, targets in case.graph.edges.items():
+        for target in targets:
+            back.setdefault(target, []).append(node)
+    skipped: dict[int, list[Node]] = {}
+    free = _free(case, ends)
+    for rank in free:
+        for group, partner in _partners(case, rank, hints):
+            told = room.between(case, clock, rank, group, partner) if group >= 0 else room.Room()
+            seen = partner in case.merged.ranks and bool(case.board.fronts.get(partner))
+            if told.ahead or not seen:
+                back.setdefault(("rank", partner), []).append(("rank", rank))
+            if told.skipped and seen:
+                skipped.setdefault(partner, []).append(("rank", rank))
+    needed: set[Node] = {("rank", rank) for rank in ends}
+    causes = {rank for rank in free if needed <= _leading([("rank", rank)], back)}
+    causes |= {rank for rank, waiting in skipped.items() if needed <= _leading(waiting, back)}
+    # Where a rank is dead the calls of its peers fail, which looks as if they were done; so who left nothing may be dead.
+    causes |= {rank for rank in case.merged.absent if rank not in case.merged.ranks}
+    return sorted(rank for rank in causes if not _is_excused(hints.of(rank)))
+
+
+def _free(case: Case, ends: Iterable[int]) -> list[int]:
+    """Ranks that nothing is seen to keep: idle ones, and those without a dump."""
+    merged = case.merged
+    idle = [rank for rank in range(merged.world) if not case.board.fronts.get(rank)]
+    return sorted({*idle, *ends})
+
+
+def _partners(case: Case, rank: int, hints: Hints) -> list[tuple[int, int]]:
+    hint = hints.of(rank)
+    if hint.state in revealed.ENDED or (hint.state == "elsewhere" and hint.certain):
+        return []
+    if hint.p2p_peer is not None:
+        return [(-1, hint.p2p_peer)]
+    return hidden.partners(case.merged, rank)
+
+
+def _is_excused(hint: Hint) -> bool:
+    """Its stack stands in a wait of which its record shows nothing."""
+    return hint.state == "waiting"
+
+
+def _leading(start: Iterable[Node], back: dict[Node, list[Node]]) -> set[Node]:
+    """All nodes from which a way leads to one of ``start``."""
+    found = set(start)
+    queue = list(found)
+    while queue:
+        for node in back.get(queue.pop(), ()):
+            if node not in found:
+                found.add(node)
+                queue.append(node)
+    return found
