@@ -7,6 +7,7 @@ Coordinates come from the mesh where one is given, else from groups that are des
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,10 +98,27 @@ def merge(
 
 def axis_of(description: str) -> str:
     """``tp`` for ``mesh_tp`` or ``TENSOR_MODEL_PARALLEL_GROUP``; nothing where it names no single axis."""
+    return _AXIS_OF.get(_bare(description), "")
+
+
+def axes_of(description: str) -> tuple[str, ...]:
+    """``dp`` and ``cp`` for ``mesh_dp_cp``; nothing where a word of it is no axis."""
+    words = _bare(description).split("_")
+    found: list[str] = []
+    while words:
+        length = next((n for n in range(len(words), 0, -1) if "_".join(words[:n]) in _AXIS_OF), 0)
+        if not length:
+            return ()
+        found.append(_AXIS_OF["_".join(words[:length])])
+        del words[:length]
+    return tuple(dict.fromkeys(found))
+
+
+def _bare(description: str) -> str:
     word = description.lower()
     while (bare := _DRESSING.sub("", word)) != word:
         word = bare
-    return _AXIS_OF.get(word, "")
+    return word
 
 
 def _newest(given: Sequence[model.RankDigest]) -> tuple[dict[int, model.RankDigest], list[str]]:
@@ -173,7 +191,7 @@ class _Groups:
             else:
                 self.groups[at].slots[rank], places[rank][slot] = slot, at
         for (name, description), members in guessed.items():
-            at = self._new(name, description, tuple(sorted(rank for rank, _ in members)), False)
+            at = self._new(name, description, self._likely(tuple(sorted(rank for rank, _ in members))), False)
             for rank, slot in members:
                 self.groups[at].slots[rank], places[rank][slot] = slot, at
 
@@ -187,12 +205,28 @@ class _Groups:
         told = self._given.get(name)
         if told is not None and rank in told[1]:
             return told
-        axis = axis_of(description)
-        if axis and self._mesh is not None and rank < self._mesh.world_size:
-            coords = self._mesh.coords(rank)
-            size = dict(self._mesh.axes)[axis]
-            return description, tuple(sorted(self._mesh.rank({**coords, axis: at}) for at in range(size)))
+        axes = axes_of(description)
+        if axes and self._mesh is not None and rank < self._mesh.world_size:
+            return description, self._spanned(rank, axes)
         return None
+
+    def _spanned(self, rank: int, axes: Iterable[str]) -> tuple[int, ...]:
+        """The ranks that differ from ``rank`` in these axes of the mesh alone."""
+        assert self._mesh is not None
+        coords, sizes = self._mesh.coords(rank), dict(self._mesh.axes)
+        ranges = [range(sizes[axis]) if axis in axes else (coords[axis],) for axis in sizes]
+        places = (dict(zip(sizes, place, strict=True)) for place in itertools.product(*ranges))
+        return tuple(sorted(self._mesh.rank(place) for place in places))
+
+    def _likely(self, heard: tuple[int, ...]) -> tuple[int, ...]:
+        """The members of a group that those ranks mention: where most ranks of some axes do, all of them are."""
+        mesh = self._mesh
+        if mesh is None or len(heard) < 2 or heard[-1] >= mesh.world_size:
+            return heard
+        coords = [mesh.coords(rank) for rank in heard]
+        axes = [axis for axis, _ in mesh.axes if len({place[axis] for place in coords}) > 1]
+        whole = self._spanned(heard[0], axes)
+        return whole if 2 * len(heard) > len(whole) else heard
 
 
 def _told(value: Any) -> tuple[str, tuple[int, ...]] | None:

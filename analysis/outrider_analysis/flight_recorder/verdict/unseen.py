@@ -21,25 +21,45 @@ ALONE: Final = 0.75  # the only one that explains what is seen, by the order of 
 MOVING: Final = 0.6  # elsewhere, and its stack changed: it may only be slow
 ASLEEP: Final = 0.65  # it sleeps in a function of its own, which may be the wait for a recv
 AGAINST: Final = 0.65  # hint and record contradict each other
+GUESSED: Final = 0.65  # the members of the group are not known
 CANDIDATES_MAX: Final = 64
 
 
 def weigh(case: Case, findings: list[Finding], hints: Hints, shown: revealed.Revealed) -> list[Finding]:
     """The findings, less those that an unseen send or recv may explain; unchanged without gloo and without hints."""
+    for finding in findings:
+        _guessed(case, finding)
     findings = _ended(case, findings, hints)
     told = [f for f in findings if _is_told(f, hints)]
     for finding in told:
         _tell(case, finding, hints.of(finding.culprits[0]), shown)
+        finding.proof = not hints.of(finding.culprits[0]).moved and _stands(hints)
     if any(hints.of(f.culprits[0]).state == "gone" for f in told):
         # Where a process is gone its peers' calls fail, and they come to stand elsewhere.
         told = [f for f in told if hints.of(f.culprits[0]).state in revealed.ENDED]
-    doubtful = [f for f in findings if f not in told and _is_doubtful(case, f, hints)]
-    rest = [f for f in findings if f not in told and f not in doubtful and not _is_told(f, hints)]
-    if told or not doubtful:
-        return told + rest
-    if any(finding.kind in moving.PROOF for finding in rest):
+    if told:
+        return told + [f for f in findings if f.kind in moving.PROOF]
+    doubtful = [f for f in findings if _is_doubtful(case, f, hints)]
+    rest = [f for f in findings if f not in doubtful]
+    if not doubtful or any(finding.kind in moving.PROOF for finding in rest):
         return rest
     return [*rest, _explained(case, doubtful, hints)]
+
+
+def _guessed(case: Case, finding: Finding) -> None:
+    """Of a group whose members nothing tells it is not known that all have come, nor that one has not."""
+    where = finding.where
+    groups = case.merged.groups
+    if where is None or any(g.told for g in groups if (g.name, g.ranks) == (where.group, where.ranks)):
+        return
+    if any((g.name, g.ranks) == (where.group, where.ranks) for g in groups) and finding.kind not in moving.PROOF:
+        finding.confidence = min(finding.confidence, GUESSED)
+        finding.evidence.append("who is in this group is known from who called it alone; --groups or --mesh tells")
+
+
+def _stands(hints: Hints) -> bool:
+    """Was nearly everybody who was seen twice seen in the same place?"""
+    return 4 * sum(hint.moved for hint in hints.ranks.values()) <= len(hints.ranks)
 
 
 def _is_told(finding: Finding, hints: Hints) -> bool:
@@ -72,9 +92,14 @@ def _ended(case: Case, findings: list[Finding], hints: Hints) -> list[Finding]:
     Gloo lets the calls of a dead rank's peers fail, and then they look finished.
     """
     named = {rank for finding in findings for rank in finding.culprits}
-    ended = [rank for rank, hint in hints.ranks.items() if hint.state in revealed.ENDED and rank not in named]
-    ended = [rank for rank in ended if rank < case.merged.world]
-    if not ended or 2 * len(ended) > case.merged.world or not (findings or case.board.waits):
+    others = [rank for rank in hints.ranks if rank not in named and rank < case.merged.world]
+    ended = [rank for rank in others if hints.of(rank).state in revealed.ENDED]
+    waiting = sum(hint.state == "waiting" or not hint.certain for hint in hints.ranks.values())
+    if not findings and 2 * waiting >= case.merged.world:
+        # Before the first collective all wait for the store, of which no record tells.
+        ended = [r for r in others if r in ended or (hints.of(r).state == "elsewhere" and hints.of(r).certain)]
+    stuck = bool(findings or case.board.waits or waiting)
+    if not ended or 2 * len(ended) > case.merged.world or not stuck:
         return findings
     first = min(findings, key=lambda f: (f.since_ns or 2**63, f.culprits), default=None)
     made = []
@@ -187,7 +212,7 @@ def _causes(case: Case, ends: list[int], hints: Hints) -> list[int]:
     needed: set[Node] = {("rank", rank) for rank in ends}
     causes = {rank for rank in free if needed <= _leading([("rank", rank)], back)}
     causes |= {rank for rank, waiting in skipped.items() if needed <= _leading(waiting, back)}
-    # Where a rank is dead the calls of its peers fail, which looks as if they were done; so who left nothing may be dead.
+    # Calls of the peers of a dead rank fail, which looks as if they were done; so who left nothing may be dead.
     causes |= {rank for rank in case.merged.absent if rank not in case.merged.ranks}
     return sorted(rank for rank in causes if not _is_excused(hints.of(rank)))
 
