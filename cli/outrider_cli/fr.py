@@ -204,11 +204,12 @@ def _judged(
     notes: list[str],
 ) -> int:
     from outrider_analysis.flight_recorder import merge, verdict
+    from outrider_analysis.flight_recorder.verdict import drawing
 
     began = time.monotonic()
     merged = merge.merge(nodes, knows.groups, knows.mesh, knows.world)
     judged = verdict.judge(merged)
-    document = judged.to_json()
+    document = judged.to_json() | drawing.draw(judged)
     seconds["merge"] = time.monotonic() - began
     document["unreadable"] = [{"file": file, "error": why} for file, why in sorted(unreadable)]
     document["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
@@ -220,10 +221,15 @@ def _judged(
         for note in document["notes"]:
             print(f"outrider fr: {_shown(note)}", file=sys.stderr)
     else:
-        print("\n".join(fr_answer.lines(judged, document)))
+        print("\n".join(fr_answer.lines(judged, document, _colours())))
     if not document["ranks_read"]:
         raise errors.CommandError("no dump could be read" if options.action == "analyze" else "no digest could be read")
     return vocabulary.EXIT_DONE if document["verdict"] == "none" else vocabulary.EXIT_PROBLEM
+
+
+def _colours() -> bool:
+    """On a terminal that takes them, and where nobody said no (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _json(path: str, bytes_max: int) -> Any:

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import pytest
 
 from outrider_agent.flight_recorder import files, pool, times
 from outrider_analysis.flight_recorder import digest, merge, reading, verdict
-from outrider_cli import fr_answer, main
+from outrider_analysis.flight_recorder.verdict import drawing
+from outrider_cli import fr_answer, fr_words, main
 from outrider_simulator import flight_recorder
 
 MESH = "dp=2,pp=4,cp=1,tp=4"
@@ -190,27 +192,72 @@ def test_the_page_is_an_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main.main(["fr", "analyze", str(dumps), "--mesh", MESH]) == 1
     page = capsys.readouterr().out
     lines = page.splitlines()
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= fr_words.WIDTH
     (culprit,) = truth.culprits
     assert lines[0].startswith(f"Rank {culprit} (")
-    assert f"culprit      {culprit} (" in page
-    assert "Who waits for whom" in page
-    assert "  not there  " in page
-    assert "31 ranks of 32 read" in page
-    assert "No dump that could be read of 9 (" in page
+    assert f"culprit    {culprit} (" in page
+    assert re.search(rf"^  absent +1  {culprit} \(", page, re.MULTILINE)
+    assert re.search(r"^  waits +3  ", page, re.MULTILINE)
+    root = lines.index(next(line for line in lines if line.startswith("Who waits for whom"))) + 1
+    assert lines[root].startswith(f"rank {culprit} (")
+    assert "CULPRIT" in lines[root]
+    assert lines[root + 1].startswith("  <- ")
+    assert "31 of 32 ranks read" in page
+    assert "No dump of rank 9." in page
 
 
 @pytest.mark.parametrize("name", flight_recorder.NAMES)
 def test_every_kind_of_case_makes_a_page(name: str) -> None:
     case = flight_recorder.make(3, 32, name, flight_recorder.Settings(ring=64))
+    judged = judged_case(case)
+    lines = page_of(judged)
+    assert max(map(len, lines)) <= fr_words.WIDTH
+    text = "\n".join(lines)
+    assert all(finding.kind in text for finding in judged.findings)
+    assert "Who waits for whom" in text or not judged.victims
+
+
+def judged_case(case: flight_recorder.Case) -> verdict.Verdict:
+    """The verdict over all dumps of a case."""
     digester = digest.Digester()
     read = [(rank, reading.read(data)) for rank, data in case.dumps()]
     node = digester.node(digester.rank(rank, dump) for rank, dump in read if isinstance(dump, reading.Dump))
-    judged = verdict.judge(merge.merge([node]))
-    document = judged.to_json() | {"seconds": {}, "notes": [], "unreadable": []}
-    lines = list(fr_answer.lines(judged, document))
-    assert max(map(len, lines)) <= 100
-    assert all(finding.kind in "\n".join(lines) for finding in judged.findings)
+    return verdict.judge(merge.merge([node]))
+
+
+def page_of(judged: verdict.Verdict, colour: bool = False) -> list[str]:
+    """Lines of the page."""
+    beside: dict[str, Any] = {"seconds": {}, "notes": [], "unreadable": []}
+    return list(fr_answer.lines(judged, judged.to_json() | drawing.draw(judged) | beside, colour))
+
+
+def test_a_large_job_takes_no_more_lines_than_a_small_one() -> None:
+    case = flight_recorder.make(
+        3, name="stuck-dp", mesh="dp=8,pp=4,cp=1,tp=8", settings=flight_recorder.Settings(ring=64)
+    )
+    lines = page_of(judged_case(case))
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= fr_words.WIDTH
+    assert lines[0].startswith(f"Rank {case.truth.culprits[0]} (")
+    assert "255 ranks wait" in "\n".join(lines)
+
+
+def test_colours_are_for_terminals_and_tell_nothing_by_themselves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    judged = judged_case(flight_recorder.make(3, 32, "stuck-tp", flight_recorder.Settings(ring=64)))
+    coloured = page_of(judged, colour=True)
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured] == page_of(judged)
+    assert coloured[0].startswith("\x1b[1;31m")
+    dumps, _ = made(tmp_path)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    main.main(["fr", "analyze", str(dumps)])
+    assert "\x1b[" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    main.main(["fr", "analyze", str(dumps)])
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_a_files_time_is_that_of_its_dump_unless_it_was_copied(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A verdict as what people look at: the graph of waits, bounded, and who is where in the operation that blocked first.
 
-    Verdict -> {"graph": {"nodes", "edges", ...}, "tables": [one for each finding, or null]}
+    Verdict -> {"graph": {"nodes", "edges", "left_out"}, "tables": [one for each finding, or null], "limits": [...]}
 
 Every rank is in at most one node, and a node is named by its first rank. A small job is drawn rank by rank. Beyond,
 ranks that wait for the same are one node: first those in the same operation, then those in groups of the same kind at
@@ -13,35 +13,64 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from outrider_analysis.flight_recorder import digest, ranges
+from outrider_analysis.flight_recorder import digest, model, ranges
 from outrider_analysis.flight_recorder.merge import Merged
 from outrider_analysis.flight_recorder.verdict import board as boards
-from outrider_analysis.flight_recorder.verdict.finding import Finding, Verdict, Where
+from outrider_analysis.flight_recorder.verdict.finding import Verdict, Where
 
 NODES_MAX: Final = 200
 SINGLE_MAX: Final = 16  # ranks that are drawn one by one
 LEGIBLE_MAX: Final = 24  # nodes that a person can follow; a finer drawing with more than this is not taken
 EDGES_MAX: Final = 800
 TABLES_MAX: Final = 64
+KINDS_MAX: Final = 6  # of groups that are named where several operations are drawn as one
+SIGNATURE_BYTES: Final = 4
 RUNS_MAX: Final = 64  # runs of ranks in one text
 ROLES: Final = ("culprit", "candidate", "absent", "victim", "other")
-MISMATCHES: Final = ("collective-mismatch", "size-mismatch", "dtype-mismatch")
 STATES: Final = ("finished", "waits", "behind", "not-there", "no-dump")
 
 
-def draw(judged: Verdict, nodes_max: int = NODES_MAX) -> dict[str, Any]:
-    """``graph`` and ``tables``, plain JSON, to be stored beside the contract's keys of the verdict.
+def draw(
+    judged: Verdict, nodes_max: int = NODES_MAX, legible_max: int = LEGIBLE_MAX, single_max: int = SINGLE_MAX
+) -> dict[str, Any]:
+    """``graph``, ``tables`` and ``limits``, plain JSON, to be stored beside the contract's keys of the verdict.
 
-    A node is ``{"rank", "ranks", "count", "role", "dump", "coords", "waits_in"}``: its first rank, all of them as text
-    (``8-63``), the coordinates that they share, and what they wait in (null for nothing) as ``{"group",
-    "description", "op", "seq", "from_to", "operations"}``, ``seq`` null where several operations are drawn as one. An
-    edge is ``{"from", "to", "group", "op", "seq"}`` between first ranks, from who waits to who is waited for.
-    ``left_out`` counts ranks beyond ``nodes_max``.
+    A node is ``{"rank", "ranks", "count", "role", "dump", "coords", "distance", "waits_in"}``: its first rank, all of
+    them as text (``8-63``), the coordinates that they share, over how many waits they hang on a root (null where they
+    do not), and what they wait in (null for nothing) as ``{"group", "description", "op", "seq", "from_to",
+    "operations", "kinds"}``, each null where it is not the same for all of the ``operations`` that are drawn as one,
+    while ``kinds`` names the axes (else the descriptions) of their groups. An edge is
+    ``{"from", "to", "group", "description", "op", "seq"}`` between first ranks, from who waits to who is waited for.
+    ``left_out`` counts ranks beyond ``nodes_max``. ``limits`` says why the verdict can be no surer than it is.
     """
     return {
-        "graph": _graph(judged, nodes_max),
-        "tables": [_table(judged.merged, item) for item in judged.findings[:TABLES_MAX]],
+        "graph": _graph(judged, nodes_max, legible_max, single_max),
+        "tables": [_table(judged.merged, item.where) for item in judged.findings[:TABLES_MAX]],
+        "limits": list(limits(judged)),
     }
+
+
+def limits(judged: Verdict) -> Iterator[str]:
+    """What these dumps leave open."""
+    merged = judged.merged
+    read = list(merged.ranks.values())
+    if merged.absent and read:
+        yield f"{len(merged.absent)} of {merged.world} ranks left no dump that could be read"
+    if any(rank.gloo for rank in read):
+        yield "gloo records no send, no recv and no state, so who waits in those is not seen"
+    if bare := sum(rank.active_only for rank in read):
+        yield f"{_dumps(bare, len(read))} unfinished operations alone, so what was called before is not known"
+    if any(not group.told for group in merged.groups):
+        yield "the members of some groups are guessed from who mentions them; --groups FILE tells them"
+    if read and not any(rank.taken_ns for rank in read):
+        yield "when the dumps were taken is not known, so a job at work may look like one that stands still"
+    kinds = {item.kind for item in judged.findings}
+    if kinds & {"device-stuck", "all-joined-stuck"} and not any(rank.timing for rank in read):
+        yield "without TORCH_NCCL_ENABLE_TIMING nothing tells which devices have begun"
+
+
+def _dumps(some: int, every: int) -> str:
+    return "the dumps hold" if some == every else f"{some} of {every} dumps hold"
 
 
 def state(merged: Merged, at: int, where: Where, rank: int) -> tuple[str, str]:
@@ -77,17 +106,20 @@ def _pending(merged: Merged, at: int, where: Where, rank: int) -> bool:
     return any(op.group == slot and op.p2p and op.peer == place for op in merged.ranks[rank].unfinished)
 
 
-def _table(merged: Merged, finding: Finding) -> dict[str, Any] | None:
+def _table(merged: Merged, where: Where | None) -> dict[str, Any] | None:
     """Who of the group finished the operation, who waits in it, who did not come, who left no dump, who called what."""
-    where = finding.where
     if where is None:
         return None
     named = (where.group, where.ranks)
     at = next((n for n, group in enumerate(merged.groups) if (group.name, group.ranks) == named), -1)
+    members = where.pair or where.ranks
+    calls = {rank: _call(merged, at, where, rank) for rank in members}
+    different = len({(call.op, call.numel, call.dtype) for call in calls.values() if call is not None}) > 1
     states: dict[tuple[str, str, str], list[int]] = {}
-    for rank in where.pair or where.ranks:
-        call = _call(merged, at, where, rank) if finding.kind in MISMATCHES else ""
-        states.setdefault((*state(merged, at, where, rank), call), []).append(rank)
+    for rank in members:
+        call = calls[rank] if different else None
+        said = (call.text or call.op) if call is not None else ""
+        states.setdefault((*state(merged, at, where, rank), said), []).append(rank)
     rows = sorted(states.items(), key=lambda item: (STATES.index(item[0][0]), -len(item[1]), min(item[1])))
     return {
         "group": where.group,
@@ -110,13 +142,12 @@ def _table(merged: Merged, finding: Finding) -> dict[str, Any] | None:
     }
 
 
-def _call(merged: Merged, at: int, where: Where, rank: int) -> str:
-    """What ``rank`` called under that number, as ``all_reduce [4096] Float``; nothing where its dump does not tell."""
+def _call(merged: Merged, at: int, where: Where, rank: int) -> model.Signature | None:
+    """What ``rank`` called under that number; None where its dump does not tell."""
     seen = merged.seen(rank, at) if rank in merged.ranks and at >= 0 and where.pair is None else None
-    if seen is None or not seen.first <= where.seq < seen.first + len(seen.signatures()):
-        return ""
-    signature = merged.signatures.get(seen.signatures()[where.seq - seen.first])
-    return (signature.text or signature.op) if signature is not None else ""
+    if seen is None or not seen.first <= where.seq < seen.first + len(seen.window) // SIGNATURE_BYTES:
+        return None
+    return merged.signatures.get(seen.signatures()[where.seq - seen.first])
 
 
 @dataclass(slots=True)
@@ -130,12 +161,12 @@ class _Net:
     near: dict[int, int] = field(default_factory=dict)  # waits between a rank and the nearest root
 
 
-def _graph(judged: Verdict, nodes_max: int) -> dict[str, Any]:
+def _graph(judged: Verdict, nodes_max: int, legible_max: int, single_max: int) -> dict[str, Any]:
     net = _net(judged)
     groups: list[list[int]] = []
     for level in range(_LEVELS):
         groups = _grouped(net, level)
-        if len(groups) <= (LEGIBLE_MAX if level else SINGLE_MAX):
+        if len(groups) <= (legible_max if level else single_max):
             break
     groups.sort(key=lambda ranks: (ROLES.index(net.roles[ranks[0]]), net.near.get(ranks[0], 1 << 30), ranks[0]))
     shown = groups[:nodes_max]
@@ -170,14 +201,29 @@ def _net(judged: Verdict) -> _Net:
 def _awaited(board: boards.Board, at: int, blamed: set[int]) -> tuple[int, ...]:
     """Whom those in a wait wait for; nobody where all have joined it, have nothing to finish before, and no blame."""
     wait = board.waits[at]
-    held = {rank for rank in wait.waiting if not _same_batch(board, board.fronts[rank][0], at)}
-    return tuple(sorted({*(wait.missing or wait.unheard or wait.behind), *held, *blamed.intersection(wait.waiting)}))
+    held = {rank for rank in wait.waiting if not _is_front(board, rank, at)}
+    found = {*(wait.missing or wait.unheard or wait.behind), *held, *blamed.intersection(wait.waiting)}
+    if not found and wait.pair is not None:  # both are there: what holds them is the rest of a partner's batch
+        found = {rank for rank in wait.waiting if _in_batch(board, rank, at)}
+    return tuple(sorted(found))
 
 
-def _same_batch(board: boards.Board, first: int, at: int) -> bool:
-    """True for one operation, and for sends and recvs of a group: members of a batch have no order."""
+def _in_batch(board: boards.Board, rank: int, at: int) -> bool:
+    """Does ``rank`` send to or receive from others in the same batch?"""
+    return any(front != at and _is_batch(board, rank, front, at) for front in board.fronts[rank])
+
+
+def _is_front(board: boards.Board, rank: int, at: int) -> bool:
+    """Is this what ``rank`` waits in first? Sends and recvs of one batch have no order among them."""
+    first = board.fronts[rank][0]
+    return first == at or _is_batch(board, rank, first, at)
+
+
+def _is_batch(board: boards.Board, rank: int, first: int, at: int) -> bool:
     one, other = board.waits[first], board.waits[at]
-    return first == at or (one.group == other.group and one.pair is not None and other.pair is not None)
+    if one.group != other.group or one.pair is None or other.pair is None:
+        return False
+    return one.waiting[rank].seq == other.waiting[rank].seq
 
 
 def _near(judged: Verdict, net: _Net) -> dict[int, int]:
@@ -243,6 +289,7 @@ def _node(merged: Merged, net: _Net, ranks: list[int]) -> dict[str, Any]:
         "role": net.roles[ranks[0]],
         "dump": "read" if ranks[0] in merged.ranks else "absent",
         "coords": _shared(merged, ranks),
+        "distance": net.near.get(ranks[0]),
         "waits_in": _operation(net, waits) if waits else None,
     }
 
@@ -262,6 +309,7 @@ def _operation(net: _Net, waits: Sequence[int]) -> dict[str, Any]:
         "seq": seqs.pop() if len(seqs) == 1 else None,
         "from_to": list(found[0].pair) if alone and found[0].pair is not None else None,
         "operations": len(found),
+        "kinds": sorted({_kind(net, at) for at in waits})[:KINDS_MAX],
     }
 
 
