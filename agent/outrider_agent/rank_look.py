@@ -49,12 +49,15 @@ class Target:
 
 @dataclass
 class Tools:
-    """What all looks of an agent share. ``owed``: tracebacks that control sockets have not answered, by process."""
+    """What all looks of an agent share. ``owed``: tracebacks that control sockets have not answered, by process;
+    ``reading``: held by whoever reads a flight record.
+    """
 
     threads: bounded.Threads
     clock: clock_module.Clock
     pyspy: str | None
     owed: dict[tuple[int, int], int] = field(default_factory=dict)
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))  # a record takes 10 MB to be read
 
 
 class RankLook:
@@ -189,11 +192,12 @@ class RankLook:
             self.note(f"it is {self._looks[0].state}, so its control socket and its Python code were not asked")
             return
         try:
-            self._recorder = await control.ask(self._target.control, control.FLIGHT_RECORDER, self._ask_s)
+            self._recorder = await control.flight_record(self._target.control, self._ask_s)
             self._by_control = True
             read = self._recorder
             name = f"flight recorder of {self._name}"
-            self._status = await self._tools.threads.ask(name, lambda: status.read_status(read), self._ask_s)
+            async with self._tools.reading:
+                self._status = await self._tools.threads.ask(name, lambda: status.read_status(read), self._ask_s)
         except (control.ControlError, bounded.CouldNotLook, status.StatusError) as error:
             self.note(str(error))
 

@@ -21,7 +21,9 @@ from tests.agent import world
 
 MESH = "dp=2,pp=1,cp=1,tp=2"
 SCRIPT = """
-import json, os, pathlib, select, sys, time
+import http.server, json, os, pathlib, socketserver, sys, threading, time
+
+EMPTY = b'{"version": "2.10", "pg_config": {}, "pg_status": {}, "comm_lib_version": ""}'
 
 rank = int(os.environ["RANK"])
 dumps, begun = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
@@ -50,11 +52,36 @@ def answer():
         with open(target, "wb") as file:
             file.truncate(1 << 30)
 
+def serve():
+    # torch's worker server in a build with NCCL: each handler is asked for by POST, and unknown ones give 404.
+    record = (dumps.parent / "json" / f"rank_{rank}").read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            name = self.path.rpartition("/")[2]
+            known = {"dump_nccl_trace_pickle": data, "dump_nccl_trace_json": record, "fr_trace_json": EMPTY}
+            if name == "dump_nccl_trace_pickle" and how == "socket, lock held":
+                time.sleep(600)
+            self.send_response(200 if name in known else 404)
+            self.end_headers()
+            self.wfile.write(known.get(name, b"not found"))
+
+        def log_message(self, *_):
+            pass
+
+    class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+        daemon_threads = True
+
+    server = Server(os.environ["TORCH_WORKER_SERVER_SOCKET"], Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
 if how == "itself":
     answer()
+if how.startswith("socket"):
+    serve()
 pipe = os.environ["TORCH_NCCL_DEBUG_INFO_PIPE_FILE"] + f"{rank}.pipe"
 reader = None
-if how not in ("no pipe", "itself"):
+if how not in ("no pipe", "itself") and not how.startswith("socket"):
     os.mkfifo(pipe)
     if how == "no reader":
         pass
@@ -137,14 +164,20 @@ class Job:
         )
 
 
-def play(scenario: Scenario, seed: int = 5, **started: Any) -> None:
+def play(scenario: Scenario, seed: int = 5, ring: int = 100, **started: Any) -> None:
     """Run ``scenario`` with an agent and, below its state directory, the dumps of a job that is stuck."""
 
     async def all_of_it() -> None:
         with world.node() as node:
-            settings = flight_recorder.Settings(ring=100)
+            settings = flight_recorder.Settings(ring=ring)
             case = flight_recorder.make(seed, name="stuck-tp", mesh=MESH, settings=settings)
             flight_recorder.write(case, node.state)
+            (node.state / "json").mkdir()
+            as_json = flight_recorder.make(
+                seed, name="stuck-tp", mesh=MESH, settings=flight_recorder.Settings(ring=ring, form="json")
+            )
+            for rank, body in as_json.dumps():
+                (node.state / "json" / f"rank_{rank}").write_bytes(body)
             async with world.Controller(node.state) as controller:
                 node.start(**started)
                 await scenario(Job(node, controller, case.truth))

@@ -64,6 +64,23 @@ def test_slow_and_torn_writers_are_waited_for_and_hostile_and_huge_ones_cost_the
     recorders.play(scenario)
 
 
+def test_ranks_with_nccl_are_asked_on_their_control_sockets_and_without_stacks_where_the_lock_is_held() -> None:
+    how = {0: "socket", 1: "socket, lock held", 2: "socket", 3: "socket"}
+
+    async def scenario(job: recorders.Job) -> None:
+        await job.start(how)
+        found = await job.capture(8.0)
+        assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
+        assert tuple(recorders.verdict_of(found).culprits) == job.truth.culprits
+        names = {rank: path.name for rank, path in recorders.kept(found).items()}
+        assert names == {0: "rank_0", 1: "rank_1.json", 2: "rank_2", 3: "rank_3"}
+        assert sorted(path.name for path in recorders.kept(found)[0].parent.iterdir()) == sorted(names.values())
+        pending = [one["rank"] for one in found["ranks"] if one["pending"]]
+        assert pending, "what NCCL's own recorder tells is in the evidence too"
+
+    recorders.play(scenario)
+
+
 def test_ranks_that_never_answer_hold_nothing_up() -> None:
     async def scenario(job: recorders.Job) -> None:
         await job.start({1: "no reader", 2: "no pipe", 3: "mute"})

@@ -1,4 +1,4 @@
-"""What ranks are told of torch's flight recorder: both names, the job's own word above ours, and where records appear."""
+"""What ranks are told of torch's flight recorder: both names, the job's word above ours, and where records appear."""
 
 from pathlib import Path
 

@@ -73,7 +73,7 @@ class Asker:
         self.asked += 1
         try:
             path = home.of(self._runtime, job).control_socket(rank)
-            answer = await control.ask(path, control.FLIGHT_RECORDER, ANSWER_WITHIN_S)
+            answer = await control.flight_record(path, ANSWER_WITHIN_S)
             took_s = self._clock.monotonic() - began
             read = functools.partial(status.read_status, answer)
             found = await self._threads.ask(f"flight record of {job}", read, ANSWER_WITHIN_S)

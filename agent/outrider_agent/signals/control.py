@@ -14,7 +14,11 @@ from typing import Final
 
 TRACEBACK: Final = "dump_traceback"
 FLIGHT_RECORDER: Final = "fr_trace_json"
-ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024  # 2,000 entries of a flight recorder take about 1 MiB
+NCCL_RECORDER: Final = "dump_nccl_trace_json"  # its record is one of its own, in builds that have NCCL
+# 2,000 entries of a flight recorder take about 1 MiB, and ten times that once they are read; longer ones are read where
+# memory is nobody's (flight_recorder.collect).
+ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
+_RECORDED: Final = b'"entries"'  # left out where there are none
 _READ_BYTES: Final = 64 * 1024
 
 
@@ -55,12 +59,24 @@ async def ask(path: Path, handler: str, within_s: float) -> bytes:
         raise ControlError(f"{handler} on {path.name}: {error.strerror or error}") from None
 
 
+async def flight_record(path: Path, within_s: float) -> bytes:
+    """What a rank has recorded, as JSON: of NCCL where the recorder of the other backends is empty. As ``ask``."""
+    answer = await ask(path, FLIGHT_RECORDER, within_s)
+    if _RECORDED in answer:
+        return answer
+    try:
+        of_nccl = await ask(path, NCCL_RECORDER, within_s)
+    except ControlError:
+        return answer  # a build without NCCL
+    return of_nccl if _RECORDED in of_nccl else answer
+
+
 async def _all(reader: asyncio.StreamReader) -> bytes:
     answer = bytearray()
     while block := await reader.read(_READ_BYTES):
         answer += block
         if len(answer) > ANSWER_BYTES_MAX:
-            raise ControlError(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+            raise ControlError(f"an answer of more than {ANSWER_BYTES_MAX} bytes, which is too long to be read here")
     return bytes(answer)
 
 
