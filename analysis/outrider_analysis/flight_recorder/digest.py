@@ -13,12 +13,16 @@ from __future__ import annotations
 import hashlib
 import marshal
 from array import array
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, compress
+from operator import lt, sub
 from typing import Any, Final
 
-from outrider_analysis.flight_recorder import calls, entries, model, ranges, reading
+from outrider_analysis.flight_recorder import building, calls, columns, entries, model, ranges, reading
 
 SIGNATURES_MAX: Final = 65_536
+ENDS_CHARS: Final = 48
 UNDESCRIBED: Final = ("", "undefined")
 
 
@@ -28,8 +32,9 @@ class Digester:
     def __init__(self) -> None:
         self.memberships: dict[str, tuple[int, ...]] = {}
         self.signatures: dict[int, model.Signature] = {}
-        self._members_by_text: dict[str, str] = {}
-        self._known: dict[bytes, tuple[int, model.Signature, bool]] = {}
+        self.forms: dict[Any, columns.Known] = {}
+        self._members_by_ends: dict[tuple[int, str], list[tuple[str, str]]] = {}
+        self._known: dict[bytes, columns.Known] = {}
 
     def rank(self, rank: int, dump: reading.Dump, taken_ns: int = 0) -> model.RankDigest:
         """``taken_ns``: when the dump was taken (Unix ns), where the caller knows; a copied file's time is no such."""
@@ -40,18 +45,23 @@ class Digester:
         return model.NodeDigest(tuple(ranks), dict(self.memberships), dict(self.signatures), tuple(unreadable))
 
     def members(self, text: str) -> str:
-        """The key of a membership text such as "[0, 1, 2]"; empty where it says nothing."""
-        key = self._members_by_text.get(text)
-        if key is None:
-            ranks = entries.parse_ranks(text)
-            key = "" if not ranks else hashlib.blake2b(ranges.encode(ranks).encode(), digest_size=8).hexdigest()
-            self._members_by_text[text] = key
-            if key:
-                self.memberships[key] = ranks
+        """The key of a membership text such as "[0, 1, 2]"; empty where it says nothing.
+
+        The text of a large world has 100 kB and is in every dump: to compare it costs a twentieth of hashing it.
+        """
+        alike = self._members_by_ends.setdefault((len(text), text[-ENDS_CHARS:]), [])
+        for other, key in alike:
+            if other == text:
+                return key
+        ranks = entries.parse_ranks(text)
+        key = "" if not ranks else hashlib.blake2b(ranges.encode(ranks).encode(), digest_size=8).hexdigest()
+        alike.append((text, key))
+        if key:
+            self.memberships[key] = ranks
         return key
 
-    def signature(self, entry: Mapping[str, Any]) -> tuple[int, model.Signature, bool]:
-        """Number of the signature (the same on every node), the signature, and whether ``retired`` tells the end."""
+    def signature(self, entry: Mapping[str, Any]) -> columns.Known:
+        """What the entry called. Raises ValueError and TypeError where it is no call."""
         name = entry["profiling_name"]
         sizes = (entry.get("input_sizes") or (), entry.get("output_sizes") or ())
         dtypes = (entry.get("input_dtypes") or (), entry.get("output_dtypes") or ())
@@ -62,7 +72,7 @@ class Digester:
         if found is None:
             made = calls.signature(name, sizes, dtypes)
             number = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little") or 1
-            found = (number, made, not name.startswith("nccl:"))
+            found = (number, made, not name.startswith("nccl:"), made.peer >= 0 or made.op.endswith("coalesced"))
             if len(self._known) >= SIGNATURES_MAX:
                 self._known.clear()
             self._known[key] = found
@@ -71,34 +81,12 @@ class Digester:
         return found
 
 
-class _Group:
-    """A group while it is put together."""
-
-    __slots__ = (
-        *("arrivals", "coalesced", "description", "enqueued", "front", "hidden", "last_p2p", "members", "name"),
-        *("number", "p2p", "p2p_seen", "pairs", "slot", "window"),
-    )
-
-    def __init__(self, slot: int, name: str, description: str, members: str) -> None:
-        self.slot, self.name, self.description, self.members = slot, name, description, members
-        self.number = ""  # its local number, the key into pg_status
-        self.enqueued = model.NEVER
-        self.front: int | None = None  # number of the first unfinished collective
-        self.p2p = 0
-        self.p2p_seen = self.hidden = False
-        self.window: dict[int, int] = {}
-        self.coalesced: set[int] = set()
-        self.arrivals: dict[int, tuple[int, int, int]] = {}
-        self.pairs: dict[tuple[int, bool], list[int]] = {}  # count, unfinished, created, completed
-        self.last_p2p = False
-
-
 class _Rank:
-    """One rank's entries, taken one after another."""
+    """One rank's entries, taken as columns, or one after another where not all of them are whole."""
 
     def __init__(self, shared: Digester, rank: int, dump: reading.Dump) -> None:
         self.shared, self.number, self.dump = shared, rank, dump
-        self.groups: dict[str, _Group] = {}
+        self.groups: dict[str, building.Group] = {}
         self.config = {config.name: config for config in dump.groups}
         self.unfinished: list[model.Op] = []
         self.fronts: set[tuple[int, bool, int, str]] = set()
@@ -111,15 +99,12 @@ class _Rank:
         self.edge = max(0, len(dump.entries) - entries.RECENT)
 
     def digest(self, taken_ns: int) -> model.RankDigest:
-        last: Mapping[str, Any] = {}
-        recent = list(entries.recent(self.dump.entries))
-        self.batches = entries.batches(recent)
-        for order, entry in recent:
-            try:
-                self.take(order, entry)
-                last = entry
-            except entries.NOT_WHOLE:
-                self.bad += 1
+        orders, recent = entries.recent(self.dump.entries)
+        found = columns.take(recent, self.shared.forms, self.shared.signature)
+        if found is not None and len(self.config) + len(set(found.groups)) <= model.GROUPS_MAX:
+            last = self.take_all(found, orders, recent)
+        else:
+            last = self.take_each(orders, recent)
         problems = list(self.dump.problems)
         if self.bad:
             problems.append(f"entries: {self.bad} are not in the form of an entry; passed over")
@@ -127,7 +112,7 @@ class _Rank:
         active_only = self.finished == 0 and self._has_past()
         return model.RankDigest(
             rank=self.number,
-            groups=tuple(self._group(group) for group in self.groups.values()),
+            groups=tuple(group.digest(self.dump.status.get(group.number), self.gloo) for group in self.groups.values()),
             unfinished=tuple(self.unfinished),
             unfinished_count=self.unfinished_count,
             calls=self.calls[-3 * model.CALLS_MAX :].tobytes(),
@@ -145,10 +130,112 @@ class _Rank:
             problems=tuple(problem[:240] for problem in problems[: model.PROBLEMS_MAX]),
         )
 
+    def take_all(
+        self, found: columns.Columns, orders: Sequence[int], items: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """All entries, which are whole; gives the last."""
+        pairs = found.groups
+        for pair in dict.fromkeys(pairs):
+            if pair[0] not in self.groups:
+                self._open(*pair, items[pairs.index(pair)])
+        slot_of = {pair: self.groups[pair[0]].slot for pair in set(pairs)}
+        slots = [slot_of[pair] for pair in pairs]
+        places: list[list[int]] = [[] for _ in self.groups]
+        for at, slot in enumerate(slots):
+            places[slot].append(at)
+        words, owns, kept = slots.copy(), list(found.seqs), [True] * len(items)
+        mixed = {slots[at] for at, known in enumerate(found.known) if found.p2p[at] or known[3]}
+        pending: list[tuple[int, int]] = []
+        for group, of_group in zip(self.groups.values(), places, strict=True):
+            if group.slot in mixed:
+                pending += self._mixed(group, found, of_group, items, (words, owns, kept))
+            else:
+                pending += self._plain(group, found, of_group, items)
+        numbers = [known[0] for known in found.known]
+        start = bisect_left(orders, self.edge)
+        rows = zip(words[start:], owns[start:], numbers[start:], strict=True)
+        self.calls = array("I", chain.from_iterable(rows if all(kept) else compress(rows, kept[start:])))
+        self._clocks(orders[0], items[0], found)
+        self.finished, self.timing, self.gloo = sum(found.finished), found.timing, found.gloo
+        for at, nth in sorted(pending):
+            p2p = bool(words[at] & model.CALL_P2P)
+            group = self.groups[pairs[at][0]]
+            self._pending(group, orders[at], items[at], owns[at], p2p, numbers[at], found.known[at][1], nth)
+        return items[-1]
+
+    def _plain(
+        self, group: building.Group, found: columns.Columns, places: Sequence[int], items: Sequence[Mapping[str, Any]]
+    ) -> list[tuple[int, int]]:
+        """A group of collectives alone; gives what is not finished."""
+        seqs = [found.seqs[at] for at in places]
+        pending = [at for at in places if not found.finished[at]]
+        if pending:
+            name = found.groups[pending[0]][0]
+            self.batches.last[name] = seqs[-1]
+            done = next((at for at in reversed(places) if items[at]["state"] == "completed"), None)
+            if done is not None:
+                self.batches.done[name] = found.seqs[done]
+            pending = [at for at in pending if not self._collective_is_over(name, found.seqs[at], items[at])]
+        numbers = [found.known[at][0] for at in places]
+        newest = places[-model.ARRIVALS_MAX :] if all(map(lt, seqs, seqs[1:])) else places
+        times = [(found.created[at], found.completed[at], entries.duration_of(items[at])) for at in newest]
+        group.column(seqs, numbers, [found.seqs[at] for at in pending], found.operations[places[-1]], times)
+        return [(at, 0) for at in pending]
+
+    def _mixed(
+        self, group: building.Group, found: columns.Columns, places: Sequence[int], items: Sequence[Mapping[str, Any]],
+        told: tuple[list[int], list[int], list[bool]],
+    ) -> list[tuple[int, int]]:  # fmt: skip
+        """A group with sends, recvs or batches, by whose order they are understood; gives what is not finished."""
+        self.batches.add(items[at] for at in places)
+        words, owns, kept = told
+        pending = []
+        for at in places:
+            number, signature, _, _ = found.known[at]
+            p2p, seq, finished = found.p2p[at] or signature.peer >= 0, found.seqs[at], found.finished[at]
+            if signature.op == "coalesced" and (p2p or group.last_p2p):
+                group.enqueued = max(group.enqueued, seq)
+                kept[at] = False
+                continue
+            times = (found.created[at], found.completed[at])
+            nth = 0
+            if p2p:
+                own = owns[at] = found.owns[at]
+                words[at] |= model.CALL_P2P
+                finished = finished or self._is_over(found.groups[at][0], own, items[at])
+                nth = group.sent(signature.peer, signature.op == "send", seq, own, finished, times)
+            else:
+                finished = finished or self._collective_is_over(found.groups[at][0], seq, items[at])
+                batched, spent = signature.op.endswith("coalesced"), entries.duration_of(items[at])
+                group.joined(seq, number, batched, finished, found.operations[at], (*times, spent))
+            if not finished:
+                pending.append((at, nth))
+        return pending
+
+    def _clocks(self, order: int, first: Mapping[str, Any], found: columns.Columns) -> None:
+        self._place(order, first)
+        created = found.created if 0 not in found.created else [stamp for stamp in found.created if stamp]
+        self.newest = max(*map(max, (found.created, found.started, found.completed)))
+        if created:
+            self.previous = created[-1]
+            self.gap = max(0, max(map(sub, created[1:], created), default=0))
+
+    def take_each(self, orders: Sequence[int], items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """One entry after another; those that are not whole are counted. Gives the last that is."""
+        last: Mapping[str, Any] = {}
+        self.batches.add(items)
+        for order, entry in zip(orders, items, strict=True):
+            try:
+                self.take(order, entry)
+                last = entry
+            except entries.NOT_WHOLE:
+                self.bad += 1
+        return last
+
     def take(self, order: int, entry: Mapping[str, Any]) -> None:
         """Add one entry; raises one of entries.NOT_WHOLE, and has then changed nothing."""
         name, description = entry["process_group"]
-        number, signature, by_retired = self.shared.signature(entry)
+        number, signature, by_retired, _ = self.shared.signature(entry)
         p2p = entry.get("is_p2p") is True or signature.peer >= 0
         seq: Any = entry.get("collective_seq_id", entry.get("seq_id"))
         own: Any = entry.get("p2p_seq_id", seq) if p2p else seq
@@ -167,29 +254,35 @@ class _Rank:
             return  # ends a batch of sends and recvs, which have entries of their own
         if order >= self.edge:  # older ones are picked, so they say nothing about order
             self.calls.extend((group.slot | (model.CALL_P2P if p2p else 0), own, number))
+        nth = 0
         if p2p:
             finished = finished or self._is_over(name, own, entry)
-            self._send_or_recv(group, entry, seq, own, signature, finished)
+            times = (
+                entries.time_of(entry, "time_created_ns"), entries.time_of(entry, "time_discovered_completed_ns")
+            )  # fmt: skip
+            nth = group.sent(signature.peer, signature.op == "send", seq, own, finished, times)
         else:
-            _collective(group, entry, seq, number, signature, finished)
+            finished = finished or self._collective_is_over(name, seq, entry)
+            group.collective(entry, seq, number, signature.op.endswith("coalesced"), finished)
         if not finished:
-            self._pending(group, order, entry, own, p2p, number, signature)
+            self._pending(group, order, entry, own, p2p, number, signature, nth)
 
-    def _open(self, name: Any, description: Any, entry: Mapping[str, Any]) -> _Group:
+    def _open(self, name: Any, description: Any, entry: Mapping[str, Any]) -> building.Group:
         if type(name) is not str or type(description) is not str or len(self.groups) >= model.GROUPS_MAX:
             raise ValueError("no group")
         known = self.config.get(name)
         members = self.shared.members(known.ranks) if known is not None else ""
         told = known.description if known is not None and description in UNDESCRIBED else description
-        group = _Group(len(self.groups), name[: reading.WORD_CHARS_MAX], told[: reading.WORD_CHARS_MAX], members)
+        group = building.Group(
+            len(self.groups), name[: reading.WORD_CHARS_MAX], told[: reading.WORD_CHARS_MAX], members
+        )
         group.number = str(entry.get("pg_id")) if type(entry.get("pg_id")) is int else ""
         self.groups[name] = group
         return group
 
     def _clock(self, order: int, entry: Mapping[str, Any]) -> None:
         if self.first_record < 0:
-            record: Any = entry.get("record_id")
-            self.first_record = record - order if type(record) is int and record >= order else 1
+            self._place(order, entry)
         created = entries.time_of(entry, "time_created_ns")
         if not created:
             return
@@ -197,6 +290,10 @@ class _Rank:
         if self.previous and created - self.previous > self.gap:
             self.gap = created - self.previous
         self.previous = created
+
+    def _place(self, order: int, entry: Mapping[str, Any]) -> None:
+        record: Any = entry.get("record_id")
+        self.first_record = record - order if type(record) is int and record >= order else 1
 
     def _is_over(self, name: str, number: int, entry: Mapping[str, Any]) -> bool:
         """Is a send or recv over that is not marked so? Members of a batch never are: the entry that ends it is."""
@@ -208,24 +305,14 @@ class _Rank:
         newest = self.batches.newest.get(name) if self.batches.open.get(name) else None
         return status is not None and status.completed == status.enqueued == newest and number <= status.completed
 
-    def _send_or_recv(
-        self, group: _Group, entry: Mapping[str, Any], seq: int, own: int, signature: model.Signature, finished: bool
-    ) -> None:
-        group.enqueued = max(group.enqueued, seq)
-        group.p2p, group.p2p_seen, group.last_p2p = max(group.p2p, own), True, True
-        pair = group.pairs.setdefault((signature.peer, signature.op == "send"), [0, 0, 0, 0])
-        created, completed = (
-            entries.time_of(entry, "time_created_ns"),
-            entries.time_of(entry, "time_discovered_completed_ns"),
-        )
-        pair[0] += 1
-        pair[1] += not finished
-        pair[2] = max(pair[2], created)
-        pair[3] = max(pair[3], completed if finished else 0)
+    def _collective_is_over(self, name: str, number: int, entry: Mapping[str, Any]) -> bool:
+        status = self.dump.status.get(str(entry.get("pg_id")))
+        counts = (status.enqueued, status.completed) if status is not None else (model.NEVER, model.NEVER)
+        return entry["state"] != "started" and self.batches.collective_is_over(name, number, *counts)
 
     def _pending(
-        self, group: _Group, order: int, entry: Mapping[str, Any], seq: int, p2p: bool, number: int,
-        signature: model.Signature,
+        self, group: building.Group, order: int, entry: Mapping[str, Any], seq: int, p2p: bool, number: int,
+        signature: model.Signature, nth: int,
     ) -> None:  # fmt: skip
         self.unfinished_count += 1
         key = (group.slot, p2p, signature.peer, signature.op if p2p else "")
@@ -233,7 +320,6 @@ class _Rank:
             return
         self.fronts.add(key)
         started = entry["state"] == "started" or entries.time_of(entry, "time_discovered_started_ns") > 0
-        pair = group.pairs.get((signature.peer, signature.op == "send")) if p2p else None
         self.unfinished.append(
             model.Op(
                 group=group.slot,
@@ -245,7 +331,7 @@ class _Rank:
                 signature=number,
                 created_ns=entries.time_of(entry, "time_created_ns"),
                 order=order,
-                nth=pair[0] if pair is not None else 0,
+                nth=nth,
                 timed_out=entry.get("retired") is True,
                 stack=entries.stack(entry) if len(self.unfinished) < 2 else (),
             )
@@ -261,7 +347,7 @@ class _Rank:
         names = sorted((name for name in self.config if name not in self.groups), key=entries.by_number)
         for at, name in enumerate(names[: model.GROUPS_MAX - len(self.groups)]):
             config = self.config[name]
-            group = _Group(len(self.groups), name, config.description, self.shared.members(config.ranks))
+            group = building.Group(len(self.groups), name, config.description, self.shared.members(config.ranks))
             if len(numbers) == len(names) and name.isdecimal():
                 group.number = numbers[at]
             self.groups[name] = group
@@ -271,71 +357,3 @@ class _Rank:
         counted = any(max(status.completed, status.enqueued) > 0 for status in self.dump.status.values())
         fronts = [group.front for group in self.groups.values() if group.front is not None]
         return counted if not fronts else self.first_record != 0 or any(front > 1 for front in fronts)
-
-    def _group(self, group: _Group) -> model.GroupDigest:
-        enqueued, completed = _counters(group, self.dump.status.get(group.number), self.gloo)
-        first, window = _window(group.window)
-        last = first + len(window) - 1
-        arrivals = array("q")
-        for seq in range(max(first, last - model.ARRIVALS_MAX + 1), last + 1):
-            arrivals.extend(group.arrivals.get(seq, (0, 0, 0)))
-        return model.GroupDigest(
-            name=group.name,
-            description=group.description,
-            members=group.members,
-            enqueued=enqueued,
-            completed=completed,
-            p2p=group.p2p,
-            first=first,
-            window=window.tobytes(),
-            arrivals=arrivals.tobytes(),
-            pairs=tuple(model.Pair(peer, sends, *told) for (peer, sends), told in sorted(group.pairs.items())),
-            hidden_p2p=group.hidden,
-            local=int(group.number) if group.number.isdecimal() and len(group.number) < 10 else model.NEVER,
-        )
-
-
-def _collective(
-    group: _Group, entry: Mapping[str, Any], seq: int, number: int, signature: model.Signature, finished: bool
-) -> None:
-    group.last_p2p = False
-    if seq > group.enqueued:
-        group.enqueued = seq
-    batched = signature.op.endswith("coalesced")
-    if seq not in group.window or (seq in group.coalesced and not batched):
-        group.window[seq] = number
-    if batched:
-        group.coalesced.add(seq)
-    if not finished:
-        group.front = seq if group.front is None else min(group.front, seq)
-    operations: Any = entry.get("op_id")
-    group.hidden = type(operations) is int and not group.p2p_seen and operations > seq
-    duration: Any = entry.get("duration_ms")
-    group.arrivals[seq] = (
-        entries.time_of(entry, "time_created_ns"),
-        entries.time_of(entry, "time_discovered_completed_ns"),
-        int(duration * 1e6) if type(duration) in (int, float) and 0 <= duration < 1e9 else 0,
-    )
-
-
-def _counters(group: _Group, status: reading.Status | None, gloo: bool) -> tuple[int | None, int | None]:
-    """Enqueued and completed collectives. On gloo, and where sends and recvs were seen, the status counts those too."""
-    enqueued: int | None = group.enqueued if group.enqueued >= 0 else None
-    if status is not None and not gloo and not group.p2p_seen:
-        enqueued = max(group.enqueued, status.enqueued)
-        if enqueued == model.NEVER and status.enqueued == model.NEVER:
-            enqueued = 0
-    completed = group.front - 1 if group.front is not None else enqueued
-    oldest = group.front is not None and group.front == min(group.window)
-    if oldest and completed is not None and status is not None and not gloo and not group.p2p_seen:
-        completed = min(completed, max(0, status.completed))  # less: the ring has forgotten the first unfinished one
-    return enqueued, completed
-
-
-def _window(known: dict[int, int]) -> tuple[int, array[int]]:
-    """The newest signatures without a hole between them but zeros."""
-    if not known:
-        return 0, array("I")
-    last = max(known)
-    first = max(min(known), last - model.WINDOW_MAX + 1)
-    return first, array("I", (known.get(seq, 0) for seq in range(first, last + 1)))

@@ -26,34 +26,57 @@ class Batches:
         self.names: set[str] = set()
         self.newest: dict[str, int] = {}  # number of the newest send or recv
         self.open: dict[str, bool] = {}  # is that one marked as unfinished?
+        self.joint: dict[tuple[str, int], bool] = {}  # as ``ends``, of batches of collectives
+        self.last: dict[str, int] = {}  # number of the newest collective
+        self.done: dict[str, int] = {}  # and of the newest that is over
+
+    def collective_is_over(self, name: str, number: int, enqueued: int, completed: int) -> bool:
+        """Is a collective over that is not marked so? Members of a batch never are, its end and what follows are.
+
+        ``enqueued`` and ``completed`` are the group's own counts, -1 where they are not known. They count sends and
+        recvs while one of these is the newest, so they are believed only where they fit the entries.
+        """
+        told = self.joint.get((name, number))
+        if told is not None:
+            return told
+        if number < self.done.get(name, -1):
+            return True  # one group's collectives end in their order
+        return name not in self.newest and number <= completed <= enqueued == self.last.get(name)
+
+    def add(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Entries in their order, all of a group at once."""
+        before: dict[str, bool] = {}
+        for entry in entries:
+            try:
+                name, word, number = entry["process_group"][0], entry["profiling_name"], entry["p2p_seq_id"]
+                p2p, over = entry.get("is_p2p") is True, entry["state"] == "completed"
+                if word.endswith(":coalesced") and (p2p or before.get(name)):
+                    self.ends[name, number] = over
+                    self.names.add(name)
+                elif not p2p:
+                    self._collective(name, entry["collective_seq_id"], over, word.endswith("coalesced"))
+                before[name] = p2p
+                if p2p:
+                    if self.newest.get(name) == number:
+                        self.names.add(name)  # equal numbers are a batch, and its end is gone once it is over
+                    self.newest[name], self.open[name] = number, not over
+            except NOT_WHOLE:
+                continue  # told when the entry itself is taken
+
+    def _collective(self, name: str, number: int, over: bool, ends: bool) -> None:
+        if ends:
+            self.joint[name, number] = over
+        self.last[name] = number
+        if over:
+            self.done[name] = number
 
 
-def batches(entries: Iterable[tuple[int, Mapping[str, Any]]]) -> Batches:
-    found = Batches()
-    before: dict[str, bool] = {}
-    for _, entry in entries:
-        try:
-            name, word, number = entry["process_group"][0], entry["profiling_name"], entry["p2p_seq_id"]
-            p2p = entry.get("is_p2p") is True
-            if word.endswith(":coalesced") and (p2p or before.get(name)):
-                found.ends[name, number] = entry["state"] == "completed"
-                found.names.add(name)
-            before[name] = p2p
-            if p2p:
-                if found.newest.get(name) == number:
-                    found.names.add(name)  # equal numbers are a batch, and its end is gone once it is over
-                found.newest[name], found.open[name] = number, entry["state"] != "completed"
-        except NOT_WHOLE:
-            continue  # told when the entry itself is taken
-    return found
-
-
-def recent(entries: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    """The newest entries, the newest of each group, and all unfinished ones, each with its place."""
+def recent(entries: Sequence[Mapping[str, Any]]) -> tuple[Sequence[int], Sequence[Mapping[str, Any]]]:
+    """The newest entries, the newest of each group, and all unfinished ones: their places, and they themselves."""
     if len(entries) <= RECENT:
-        return enumerate(entries)
+        return range(len(entries)), entries
     edge = len(entries) - RECENT
-    kept: list[tuple[int, Mapping[str, Any]]] = []
+    kept: list[int] = []
     counts: dict[Any, int] = {}
     for at in range(edge - 1, -1, -1):
         entry = entries[at]
@@ -61,10 +84,10 @@ def recent(entries: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, Mapping[
         seen = counts.get(number, 0) if type(number) is int else RECENT_EACH
         if seen < RECENT_EACH or (entry.get("state") != "completed" and entry.get("retired") is not True):
             counts[number if type(number) is int else -1] = seen + 1
-            kept.append((at, entry))
+            kept.append(at)
     kept.reverse()
-    kept += enumerate(entries[edge:], edge)
-    return kept
+    kept += range(edge, len(entries))
+    return kept, [entries[at] for at in kept]
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:
@@ -94,6 +117,12 @@ def stack(entry: Mapping[str, Any]) -> tuple[str, ...]:
 def time_of(entry: Mapping[str, Any], key: str) -> int:
     value: Any = entry.get(key)
     return value if type(value) is int and 0 < value < 2**63 else 0
+
+
+def duration_of(entry: Mapping[str, Any]) -> int:
+    """Nanoseconds on the device, 0 where they were not measured."""
+    duration: Any = entry.get("duration_ms")
+    return int(duration * 1e6) if type(duration) in (int, float) and 0 <= duration < 1e9 else 0
 
 
 def by_number(text: str) -> tuple[int, str]:
