@@ -54,7 +54,8 @@ HUNG, STOPPED, ALL, WORK, BLIND = "rank-hung", "rank-stopped", "job-stalled", "w
         # A record that names nobody, or not surely enough, changes nobody's name.
         (look(HUNG, 2), record("unknown", 1, 2, confidence=0.3), HUNG, (2,), False, 0.95),
         (look(HUNG, 2), record("none"), HUNG, (2,), False, 0.85),
-        (look(HUNG, 2), record("rank-missing", 2, confidence=0.5), HUNG, (2,), False, 0.95),
+        (look(HUNG, 2), record("rank-missing", 1, 3, confidence=0.5), HUNG, (2,), True, 0.6),
+        (look(HUNG, 2, confidence=0.7), record("rank-missing", 2, confidence=0.5), HUNG, (2,), False, 0.85),
         (look(STOPPED, 2), record("none"), STOPPED, (2,), False, 0.95),
         # Ranks at work are never called hung because of a record.
         (look(WORK, confidence=0.5), record("rank-missing", 2), WORK, (), False, 0.5),

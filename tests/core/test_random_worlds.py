@@ -8,15 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from outrider_analysis import stalls
 from outrider_controller import runbook_files
-from outrider_controller.core import health, records
-from tests.core import hanging
+from outrider_controller.core import flight_record, health, records
+from tests.core import hanging, recorded
 from tests.core.world import World
 
 MOVES = (
     *("train", "kill", "raise", "vanish", "silence", "return", "wait", "hold", "approve", "cordon", "uncordon"),
-    *("hang", "go-on", "suspect", "resume", "blind"),
+    *("hang", "go-on", "suspect", "resume", "blind", "record"),
 )
 ALL_MOVES = (*MOVES, "find", "find", "cleared")
 FOUND: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -39,7 +38,9 @@ def move(world: World, verb: str, number: int) -> None:
     """One move where it is possible; impossible ones are passed over."""
     whole = len(world.alive) == world.nodes * world.ranks_per_node
     node = f"n{number % (world.nodes + world.spares)}"
-    if verb in ("hang", "go-on", "suspect", "resume", "blind"):
+    if verb == "record":
+        write_record(world, number)
+    elif verb in ("hang", "go-on", "suspect", "resume", "blind"):
         stall(world, verb, number)
     elif verb in ("find", "cleared"):
         ail(world, verb, number, node)
@@ -61,6 +62,15 @@ def move(world: World, verb: str, number: int) -> None:
         world.ask(verb)
     elif verb in ("cordon", "uncordon"):
         world.ask(verb, node)
+
+
+def write_record(world: World, number: int) -> None:
+    """From now on the ranks' flight records come to this, right or wrong, for looks and for what the dead left."""
+    kinds = (*recorded.SENTENCES, "")
+    kind = kinds[number % len(kinds)]
+    ranks = (number % 4,) if kind not in ("none", "all-joined-stuck") else ()
+    world.recorded = recorded.verdict(kind, *ranks, confidence=0.3 + number % 7 / 10) if kind else None
+    world.dumped = world.recorded if number % 3 else None
 
 
 def ail(world: World, verb: str, number: int, node: str) -> None:
@@ -135,8 +145,9 @@ def test_no_attempt_is_ended_for_a_stall_unless_its_last_two_looks_blame_alike(m
             looks = [r for r in world.rows[:place] if isinstance(r, records.Looked) and r.generation == row.generation]
             assert len(looks) >= 2
             assert looks[-1].agrees
-            assert looks[-1].verdict == looks[-2].verdict
-            assert looks[-1].verdict in stalls.HUNG
+            former = looks[-2].by_looks if looks[-1].verdict != looks[-2].verdict else looks[-2].verdict
+            assert looks[-1].verdict == former
+            assert looks[-1].verdict in flight_record.HUNG
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

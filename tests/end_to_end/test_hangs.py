@@ -49,6 +49,14 @@ class Job:
         return found
 
 
+def blamed(incident: dict[str, Any]) -> list[int]:
+    """Whom the flight records name, in any finding."""
+    found = incident["flight_recorder"]
+    named = {rank for finding in found["findings"] for rank in finding["culprits"]}
+    assert sorted(named) == found["culprits"], found
+    return sorted(named)
+
+
 @pytest.mark.parametrize("point", ["checkpoint", pytest.param("evaluation", marks=pytest.mark.slow)])
 def test_a_rank_that_spins_while_the_other_waits_is_named_with_its_stack(world: World, point: str) -> None:
     job = Job(world)
@@ -57,6 +65,8 @@ def test_a_rank_that_spins_while_the_other_waits_is_named_with_its_stack(world: 
     [incident] = job.end()
     assert (incident["cause"], incident["suspects"]["ranks"]) == ("rank-hung", [1])
     assert "llama4d_faults.py" in json.dumps(incident["evidence"])
+    assert blamed(incident) == [1]
+    assert incident["flight_recorder"]["sentence"] in json.dumps(incident["evidence"], ensure_ascii=False)
     taken = json.loads((job.folder / demo_job.FAULTS / "spin.1.taken").read_text())
     assert taken["point"] == point
 
@@ -67,6 +77,7 @@ def test_a_stopped_rank_is_named_though_it_cannot_answer(world: World) -> None:
     os.kill(world.pids()[0], signal.SIGSTOP)
     [incident] = job.end()
     assert (incident["cause"], incident["suspects"]["ranks"]) == ("rank-stopped", [0])
+    assert blamed(incident) == [0]
     assert sum(isinstance(row, records.AttemptPlanned) for row in world.rows()) == 2
 
 

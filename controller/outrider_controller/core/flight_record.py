@@ -134,7 +134,9 @@ def by_looks_alone(look: stalls.Verdict) -> Joined:
 
 
 def _undecided(look: stalls.Verdict, record: records.FlightRecord) -> Joined:
-    """The record names nobody that could be believed: it can but cast doubt."""
+    """The record names nobody that could be believed alone: it bears the look out, casts doubt, or adds nothing."""
+    if look.kind != _NOBODY and set(look.ranks) & set(record.culprits):
+        return Joined(_agreed(look, record, look.ranks))
     if look.kind in (_STOPPED, _NOT_SEEN):
         return Joined(look)
     open_ = {*record.candidates, *record.culprits}
