@@ -38,9 +38,7 @@ def move(world: World, verb: str, number: int) -> None:
     """One move where it is possible; impossible ones are passed over."""
     whole = len(world.alive) == world.nodes * world.ranks_per_node
     node = f"n{number % (world.nodes + world.spares)}"
-    if verb == "record":
-        write_record(world, number)
-    elif verb in ("hang", "go-on", "suspect", "resume", "blind"):
+    if verb in ("hang", "go-on", "suspect", "resume", "blind", "record"):
         stall(world, verb, number)
     elif verb in ("find", "cleared"):
         ail(world, verb, number, node)
@@ -88,7 +86,9 @@ def stall(world: World, verb: str, number: int) -> None:
     """A move of a rank that stands still, or of those who look at it; impossible ones are passed over."""
     attempt = world.job.attempt
     suspicion = attempt.suspicion if attempt is not None else None
-    if verb == "hang" and number % 4 in world.alive:
+    if verb == "record":
+        write_record(world, number)
+    elif verb == "hang" and number % 4 in world.alive:
         world.hang(number % 4, hanging.HOW[number % len(hanging.HOW)])
     elif verb == "go-on" and number % 4 in world.alive:
         world.go_on(number % 4)
