@@ -58,6 +58,7 @@ class AgentError(Exception):
 def main(settings: settings_module.Settings) -> int:
     """Run an agent until it is told to leave; its exit status. Says on standard error why it could not start."""
     logs.to_standard_error()
+    resident.begin()
     try:
         return asyncio.run(run(settings))
     except (settings_module.SettingsError, places.PlaceError, AgentError) as error:

@@ -18,7 +18,7 @@ from typing import Final
 
 from outrider import clock as clock_module
 from outrider import records
-from outrider_agent import bounded, evidence, rank_look
+from outrider_agent import bounded, evidence, rank_look, resident
 from outrider_agent.flight_recorder import gather
 from outrider_agent.signals import stacks
 
@@ -59,6 +59,7 @@ class Capture:
         ranks, known = await asyncio.gather(
             self._look_at(targets, logs, within_s), self._gatherer.gather(sought, name, within_s)
         )
+        resident.trim()  # what was read is gone, and many threads have had memory of their own for it
         return {"ranks": ranks, "flight_recorder": known}
 
     async def _look_at(

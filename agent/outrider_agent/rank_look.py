@@ -34,6 +34,7 @@ SIGNAL_SLACK_S: Final = 0.5
 OWED_MAX: Final = 2
 ERROR_CHARS_MAX: Final = 500
 KEPT_BYTES_MAX: Final = 3 * 1024 * 1024
+RECORD_SHOWN_MAX: Final = 256 * 1024  # in the whole answer; longer ones are not kept twice
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _NOT_ASKED: Final = ("stopped", "traced")
 
@@ -192,12 +193,13 @@ class RankLook:
             self.note(f"it is {self._looks[0].state}, so its control socket and its Python code were not asked")
             return
         try:
-            self._recorder = await control.flight_record(self._target.control, self._ask_s)
+            record = await control.flight_record(self._target.control, self._ask_s)
             self._by_control = True
-            read = self._recorder
+            shown = f"{len(record)} bytes, kept with the flight records".encode()
+            self._recorder = record if len(record) <= RECORD_SHOWN_MAX else shown
             name = f"flight recorder of {self._name}"
             async with self._tools.reading:
-                self._status = await self._tools.threads.ask(name, lambda: status.read_status(read), self._ask_s)
+                self._status = await self._tools.threads.ask(name, lambda: status.read_status(record), self._ask_s)
         except (control.ControlError, bounded.CouldNotLook, status.StatusError) as error:
             self.note(str(error))
 
