@@ -26,6 +26,8 @@ from outrider_analysis.flight_recorder.verdict.hints import Hint, HintError, Hin
 
 __all__ = ["VERDICTS", "Finding", "Hint", "HintError", "Hints", "Verdict", "Where", "judge"]
 
+NONE: float = 0.9  # that nothing is stuck, where all were heard
+DISMISSED: float = 0.5  # where ranks do wait for each other, and no time tells whether the job moves
 DOUBT: float = 0.75  # no more than this where dumps are missing that could change the answer
 
 
@@ -56,7 +58,7 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
     findings.sort(key=lambda item: (item.kind == "unknown", -len(item.victims), item.since_ns, item.culprits))
     _doubt(case, findings)
     if not findings:
-        straggler = slow.find(merged, waits)
+        straggler = slow.find(case)
         findings = [straggler] if straggler is not None else []
     return _verdict(case, findings)
 
@@ -118,5 +120,7 @@ def _verdict(case: rules.Case, findings: list[Finding]) -> Verdict:
         wait = case.board.waits[case.board.fronts[rank][0]]
         ranks = wait.missing or wait.unheard or sorted({*wait.behind, *wait.waiting} - {rank})
         waits.append((rank, case.merged.groups[wait.group].name, tuple(ranks[:64])))
+    heard = len(case.merged.ranks) / max(1, case.merged.world)
+    sure = min(NONE * heard, DISMISSED if case.dismissed else NONE)
     note = f"Nothing is stuck: {len(case.merged.ranks)} ranks were read, and none waits for a rank that does not come."
-    return Verdict(case.merged, findings, waits, tuple(sorted(blocked)), note)
+    return Verdict(case.merged, findings, waits, tuple(sorted(blocked)), note, sure)

@@ -24,6 +24,7 @@ class Case:
     orders: order.Orders
     graph: Graph
     mismatched: dict[int, mismatches.Mismatch]  # by index of the wait
+    dismissed: bool = False  # waits were taken for those of a job at work, by the looks of them alone
 
     @property
     def merged(self) -> Merged:

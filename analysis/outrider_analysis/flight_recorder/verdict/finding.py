@@ -112,6 +112,7 @@ class Verdict:
     waits: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
     victims: tuple[int, ...] = ()
     note: str = ""  # what is said where there is no finding
+    sure: float = 0.9  # that there is none
 
     @property
     def kind(self) -> str:
@@ -126,7 +127,7 @@ class Verdict:
     @property
     def confidence(self) -> float:
         """That of the least sure finding, since all of their culprits are named."""
-        return min((finding.confidence for finding in self.findings), default=0.9 if self.merged.ranks else 0.0)
+        return min((finding.confidence for finding in self.findings), default=self.sure if self.merged.ranks else 0.0)
 
     @property
     def sentence(self) -> str:

@@ -72,11 +72,11 @@ def _from_wait(board: Board, at: int) -> list[Node]:
     found: list[Node] = [("rank", rank) for rank in wait.missing]
     fronts = {board.at[wait.group, seq] for rank in wait.behind if (seq := _front(board, rank, wait.group)) is not None}
     found += [("wait", front) for front in sorted(fronts) if front != at]
-    if not wait.missing:
-        found += [("rank", rank) for rank in wait.unheard]
     # Who has joined may still have to finish something that it called before.
     earlier = {board.fronts[rank][0] for rank in wait.waiting} - {at}
     found += [("wait", front) for front in sorted(earlier) if _before(board, front, at)]
+    if not found:  # else it is explained without those of whom nothing is known
+        found += [("rank", rank) for rank in wait.unheard]
     if wait.pair is not None:
         found += [("wait", other) for other in _batch(board, at)]
     return found

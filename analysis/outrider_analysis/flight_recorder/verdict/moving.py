@@ -21,10 +21,12 @@ TAKEN_GLOO_NS: Final = 3 * 10**9  # of gloo's, which a thread of the rank gives 
 RARE: Final = 8
 BY_PICTURE: Final = 0.7  # no more confidence than this where times tell nothing
 QUIET_NS: Final = 60 * 10**9  # without a call for so long: stuck, where the job's own pauses are not known
+FRESH_NS: Final = 2 * 10**9  # a dump that was taken so soon after a call is one of a job that may be at work
 ENDS_MAX: Final = 3
 ASKED_MAX: Final = 512  # ranks whose pauses are looked at
 CAME_NOT: Final = ("rank-missing", "p2p-missing")
 BY_PICTURE_OF_DEVICE: Final = 0.5
+WEAK: Final = ("device-stuck", "all-joined-stuck")
 PROOF: Final = ("collective-mismatch", "size-mismatch", "dtype-mismatch", "order-mismatch", "p2p-deadlock")
 
 
@@ -41,14 +43,17 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     if timed_out or quiet > (PAUSES * usual if usual else QUIET_NS):
         return findings
     kept = [finding for finding in findings if finding.proof or finding.kind in PROOF]
+    if called and 0 <= taken - called <= FRESH_NS and not any(rank.gloo for rank in ranks):
+        return kept  # all of this is a moment old
     aged = [f for f in findings if f not in kept and f.since_ns and usual and now - f.since_ns > PAUSES * usual]
     if kept or aged:
         return findings if kept or not _at_work(case, findings) else aged
     few = len(findings) == 1 or (ends == len(findings) <= ENDS_MAX and _are_rare(case, findings))
     if not few or _at_work(case, findings):
+        case.dismissed = bool(findings)
         return []
     for finding in findings:
-        weak = finding.kind == "device-stuck"  # it may only have noticed later than its peers that it is done
+        weak = finding.kind in WEAK  # dumps of different moments look so too
         finding.confidence = min(finding.confidence, BY_PICTURE if not weak else BY_PICTURE_OF_DEVICE)
     return findings
 

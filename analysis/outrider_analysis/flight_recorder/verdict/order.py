@@ -105,14 +105,14 @@ class Orders:
         if self._roles is None:
             self._roles = {}
             for other in self._merged.ranks:
-                self._roles.setdefault(self._role(other), []).append(other)
-        same = self._roles.get(self._role(rank), [])
+                self._roles.setdefault(self.role(other), []).append(other)
+        same = self._roles.get(self.role(rank), [])
         members = set(same)
         first = [other for other in near if other in members and other != rank]
         chosen = set(first)
         return first + [other for other in same if other != rank and other not in chosen]
 
-    def _role(self, rank: int) -> tuple[object, ...]:
+    def role(self, rank: int) -> tuple[object, ...]:
         """The stage; where nothing tells it, the places in the groups that carry sends and recvs, kind by kind."""
         if self._stages:
             return self._stages.get(rank, ())

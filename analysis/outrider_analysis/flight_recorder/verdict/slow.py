@@ -1,115 +1,156 @@
 """Nothing is stuck: does one rank keep the others waiting, time after time?
 
-Two measures, each within one group, so that the way of the work through the pipeline does not count. With timing on, a
-collective takes long on those who came early and is short on the one who came last. Without it, the calls' own times
-tell who came last; hosts' clocks differ, so each rank's clock is first set by when it saw the same collectives end
-(where it looked often enough for that: the watchdog's look may come a tenth of a second late).
-A rank is named only where it is late nearly every time and by a good part of the time that passes between collectives.
+Only ranks that run the same program are compared, so that the way of the work through the pipeline does not count.
+With timing on, a collective takes long on those who came early and is short on the one who came last. Without it, the
+calls' own times tell who came last; hosts' clocks differ, so each is first set by when it saw the same collectives end,
+and no lateness is believed that is not well beyond what such a setting leaves open. A slow host shows without clocks as
+well: it takes longer from any call to the next.
+
+A slow rank makes all those late that wait for it, so it alone is named that is last in every group in which anybody is.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from array import array
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from outrider_analysis.flight_recorder.merge import Merged
+from outrider_analysis.flight_recorder.verdict import case as cases
 from outrider_analysis.flight_recorder.verdict import finding as findings
 from outrider_analysis.flight_recorder.verdict import words
-from outrider_analysis.flight_recorder.verdict.board import Board
 from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, Finding
 
-SAMPLES_MIN: Final = 4  # collectives that all members saw
+SAMPLES_MIN: Final = 6  # collectives that all members saw
 OFTEN: Final = 0.75  # share of them in which the same rank is last
-SHARE: Final = 0.3  # late by this part of the time between two collectives of the group
-SHARE_MAX: Final = 1.2  # nobody is later than that by being slow: it is another host's clock
-FLOOR_NS: Final = 2_000_000  # less than this is nobody's fault
-FLOOR_BY_CALLS_NS: Final = 10_000_000  # clocks of hosts differ by some milliseconds
+CHANCE_MAX: Final = 1e-5  # of being last so often by chance, over all groups together
+SHARE: Final = 0.25  # late by this part of the time between two collectives of the group
+WAITED: Final = 0.5  # and by this part of the time that the others spent in the collective
+FLOOR_NS: Final = 200_000  # less than this is nobody's fault
+FLOOR_BY_CALLS_NS: Final = 10_000_000
+CLOCK_NS: Final = 5_000_000  # no setting of a clock is better than this
+LOOK_NS: Final = 100_000_000  # torch looks for ends so often; one look tells no more about a clock
+SLOWER: Final = 4.0  # a slow host takes so many times as long between two calls as its mates
+MATES_MIN: Final = 3
+BETWEEN_MIN_NS: Final = 500_000
+
+Rows = dict[int, list[tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Late:
     rank: int
     group: int
+    times: int  # in so many of
+    samples: int
     by_ns: float
     share: float  # of the time between two collectives
     how: str
 
 
-def find(merged: Merged, board: Board) -> Finding | None:
+def find(case: cases.Case) -> Finding | None:
     """The straggler, where one stands out."""
-    found = [late for at in range(len(merged.groups)) if (late := _in_group(merged, at)) is not None]
-    if not found:
-        return None
-    # A slow rank makes its whole group late in others, so the group that it is late in by itself counts: its smallest.
-    found.sort(key=lambda late: (-late.share, len(merged.groups[late.group].ranks), late.rank))
-    first = found[0]
-    others = {late.rank for late in found if late.rank != first.rank and late.share > first.share / 2}
-    companions = {rank for at in merged.of_rank.get(first.rank, ()) for rank in merged.groups[at].ranks}
-    if others - companions:
-        return None
-    place = words.group(merged, first.group)
-    group = merged.groups[first.group]
-    return Finding(
-        kind="straggler",
-        culprits=(first.rank,),
-        confidence=CONFIDENCE["slow"],
-        where=findings.Where(group.name, group.description, group.ranks, _last(merged, first.group), "", None),
-        sentence=(
-            f"Nothing is stuck, but {words.named(merged, (first.rank,))} is the last to come in {place}, "
-            f"by {first.by_ns / 1e6:.1f} ms ({first.share:.0%} of the time between two collectives there)."
-        ),
-        evidence=[f"measured by {first.how}"],
-        stack=merged.ranks[first.rank].stack,
-    )
+    merged = case.merged
+    found = {at: late for at in range(len(merged.groups)) if (late := _in_group(case, at)) is not None}
+    chosen = _root(merged, found)
+    host = _slow_host(case)
+    if host is not None and (chosen is None or chosen.rank == host[0] or host[0] in {x.rank for x in found.values()}):
+        own = [late for late in found.values() if late.rank == host[0]]
+        return _told_host(case, host, own)
+    return _told(case, chosen) if chosen is not None else None
 
 
-def _in_group(merged: Merged, at: int) -> _Late | None:
+def _root(merged: Merged, found: dict[int, _Late]) -> _Late | None:
+    """The one that is last wherever anybody is; of several the one that most groups show, if it is one."""
+    by_rank: dict[int, list[_Late]] = defaultdict(list)
+    for late in found.values():
+        by_rank[late.rank].append(late)
+    standing = {
+        rank: lates
+        for rank, lates in by_rank.items()
+        if all(found[at].rank == rank for at in merged.of_rank.get(rank, ()) if at in found)
+        and math.prod(_chance(late, len(merged.groups[late.group].ranks)) for late in lates) * merged.world < CHANCE_MAX
+    }
+    if not standing:
+        return None
+    most = max(len(lates) for lates in standing.values())
+    first = [lates for lates in standing.values() if len(lates) == most]
+    if len(first) != 1:
+        return None
+    chosen = max(first[0], key=lambda late: (late.times, late.share))
+    # What others are late by comes from it, so it is no more than its own.
+    return chosen if all(late.by_ns <= 2 * chosen.by_ns for late in found.values()) else None
+
+
+def _chance(late: _Late, members: int) -> float:
+    """How likely one given member is last so often, if all were alike."""
+    p, n = 1 / members, late.samples
+    return sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(late.times, n + 1))
+
+
+def _in_group(case: cases.Case, at: int) -> _Late | None:
+    merged = case.merged
+    ranks = merged.groups[at].ranks
+    if len(ranks) < 2 or any(rank not in merged.groups[at].slots for rank in ranks):
+        return None
+    if len({case.orders.role(rank) for rank in ranks}) != 1:
+        return None
     columns = {}
     for rank, slot in merged.groups[at].slots.items():
         seen = merged.ranks[rank].groups[slot]
-        if seen.arrivals:
-            columns[rank] = (seen.first + (len(seen.window) - len(seen.arrivals) // 6) // 4, array("q", seen.arrivals))
-    if len(columns) < 2 or len(columns) < len(merged.groups[at].ranks):
-        return None
+        if not seen.arrivals:
+            return None
+        columns[rank] = (seen.first + (len(seen.window) - len(seen.arrivals) // 6) // 4, array("q", seen.arrivals))
     first = max(start for start, _ in columns.values())
     end = min(start + len(column) // 3 for start, column in columns.values())
+    if end - first < SAMPLES_MIN:
+        return None
     rows = {
         rank: [tuple(column[3 * (seq - start) : 3 * (seq - start) + 3]) for seq in range(first, end)]
         for rank, (start, column) in columns.items()
     }
-    rows = {rank: row for rank, row in rows.items() if row}
-    if len(rows) < len(columns) or end - first < SAMPLES_MIN:
-        return None
     return _by_duration(at, rows) or _by_arrival(at, rows)
 
 
-def _by_duration(at: int, rows: dict[int, list[tuple[int, ...]]]) -> _Late | None:
+def _by_duration(at: int, rows: Rows) -> _Late | None:
     """The last to come is the one on whose device the collective took the shortest time."""
-    timed = [k for k in range(len(next(iter(rows.values())))) if all(row[k][2] for row in rows.values())]
+    timed = _whole(rows, 2)
     lates = [{rank: float(-row[k][2]) for rank, row in rows.items()} for k in timed]
-    return _judge(at, rows, lates, FLOOR_NS, "time on the devices")
+    found = _judge(at, rows, lates, "time on the devices")
+    if found is None or found.by_ns < FLOOR_NS:
+        return None
+    others = statistics.median(min(row[k][2] for rank, row in rows.items() if rank != found.rank) for k in timed)
+    return found if found.by_ns >= WAITED * others else None
 
 
-def _by_arrival(at: int, rows: dict[int, list[tuple[int, ...]]]) -> _Late | None:
-    whole = [k for k in range(len(next(iter(rows.values())))) if all(row[k][0] and row[k][1] for row in rows.values())]
+def _by_arrival(at: int, rows: Rows) -> _Late | None:
+    whole = [k for k in _whole(rows, 0) if k in set(_whole(rows, 1))]
     if len(whole) < SAMPLES_MIN:
         return None
-    clock = dict.fromkeys(rows, 0.0)
     ends = {k: statistics.median(row[k][1] for row in rows.values()) for k in whole}
-    seen = {rank: [row[k][1] - ends[k] for k in whole] for rank, row in rows.items()}
-    if all(max(each) - min(each) < FLOOR_BY_CALLS_NS for each in seen.values()):
-        clock = {rank: statistics.median(each) for rank, each in seen.items()}
+    clock, doubt = {}, 0.0
+    for rank, row in rows.items():
+        off = [row[k][1] - ends[k] for k in whole]
+        clock[rank] = statistics.median(off)
+        looks = len({row[k][1] for k in whole})
+        spread = statistics.pstdev(off) if looks > 2 else LOOK_NS
+        doubt = max(doubt, CLOCK_NS, spread / math.sqrt(looks))
     lates = [{rank: row[k][0] - clock[rank] for rank, row in rows.items()} for k in whole]
-    return _judge(at, rows, lates, FLOOR_BY_CALLS_NS, "the times of the calls")
+    found = _judge(at, rows, lates, "the times of the calls")
+    return found if found is not None and found.by_ns >= max(FLOOR_BY_CALLS_NS, 4 * doubt) else None
 
 
-def _judge(
-    at: int, rows: dict[int, list[tuple[int, ...]]], lates: list[dict[int, float]], floor_ns: int, how: str
-) -> _Late | None:
+def _whole(rows: Rows, column: int) -> list[int]:
+    """The collectives of which this time is known on all members."""
+    return [k for k in range(len(next(iter(rows.values())))) if all(row[k][column] for row in rows.values())]
+
+
+def _judge(at: int, rows: Rows, lates: Sequence[dict[int, float]], how: str) -> _Late | None:
     """``lates``: for each collective how late each rank was, from any origin."""
     if len(lates) < SAMPLES_MIN:
         return None
@@ -119,16 +160,83 @@ def _judge(
         return None
     by = statistics.median(late[rank] - max(value for other, value in late.items() if other != rank) for late in lates)
     pace = _pace(rows.values())
-    if by < floor_ns or not pace or not SHARE * pace <= by <= SHARE_MAX * pace:
+    if not pace or by < SHARE * pace:
         return None
-    return _Late(rank, at, by, by / pace, how)
+    return _Late(rank, at, last.count(rank), len(lates), by, by / pace, how)
 
 
 def _pace(rows: Iterable[list[tuple[int, ...]]]) -> float:
-    """The usual time between two collectives of the group, ns."""
-    steps = [b[0] - a[0] for row in rows for a, b in itertools.pairwise(row) if a[0] and b[0]]
-    return statistics.mean(steps) if steps else 0.0
+    """The usual time between two collectives of the group, ns: of calls or of ends, since hosts may run ahead."""
+    found = []
+    for row in rows:
+        for column in (0, 1):
+            times = [entry[column] for entry in row if entry[column]]
+            if len(times) > 1:
+                found.append((max(times) - min(times)) / (len(times) - 1))
+    return statistics.median(found) if found else 0.0
 
 
-def _last(merged: Merged, group: int) -> int:
-    return max((merged.ranks[r].groups[s].enqueued or 0 for r, s in merged.groups[group].slots.items()), default=0)
+def _slow_host(case: cases.Case) -> tuple[int, float, float] | None:
+    """A rank, how long its host takes from one call to the next, and how long those of its role do (ns)."""
+    by_role: dict[object, dict[int, float]] = defaultdict(dict)
+    for rank in case.merged.ranks:
+        between = _between(case.merged, rank)
+        if between:
+            by_role[case.orders.role(rank)][rank] = between
+    found = []
+    for of_role in by_role.values():
+        if len(of_role) <= MATES_MIN:
+            continue
+        rank = max(of_role, key=lambda one: of_role[one])
+        others = sorted(time for one, time in of_role.items() if one != rank)
+        if of_role[rank] >= max(BETWEEN_MIN_NS, SLOWER * others[-1]):
+            found.append((rank, of_role[rank], statistics.median(others)))
+    return found[0] if len(found) == 1 else None
+
+
+def _between(merged: Merged, rank: int) -> float:
+    """The lower quartile of the times from one recorded collective to the next, 0 where there are few."""
+    times: list[int] = []
+    for group in merged.ranks[rank].groups:
+        times += [time for time in array("q", group.arrivals)[::3] if time]
+    times.sort()
+    gaps = sorted(b - a for a, b in itertools.pairwise(times))
+    return float(gaps[len(gaps) // 4]) if len(gaps) >= 2 * SAMPLES_MIN else 0.0
+
+
+def _told_host(case: cases.Case, host: tuple[int, float, float], own: list[_Late]) -> Finding:
+    rank, between, usual = host
+    merged = case.merged
+    where = None
+    if own:
+        where = _where(merged, max(own, key=lambda late: late.times).group)
+    sentence = (
+        f"Nothing is stuck, but the host of {words.named(merged, (rank,))} takes {between / 1e6:.1f} ms from one call "
+        f"to the next where others of its role take {usual / 1e6:.1f} ms."
+    )
+    evidence = [f"last in {late.times} of {late.samples} of {words.group(merged, late.group)}" for late in own[:4]]
+    return Finding("straggler", (rank,), CONFIDENCE["slow"], where, sentence, evidence, stack=merged.ranks[rank].stack)
+
+
+def _told(case: cases.Case, late: _Late) -> Finding:
+    merged = case.merged
+    sentence = (
+        f"Nothing is stuck, but {words.named(merged, (late.rank,))} is the last to come in "
+        f"{words.group(merged, late.group)} in {late.times} of {late.samples} times, by {late.by_ns / 1e6:.1f} ms "
+        f"({late.share:.0%} of the time between two collectives there)."
+    )
+    return Finding(
+        kind="straggler",
+        culprits=(late.rank,),
+        confidence=CONFIDENCE["slow"],
+        where=_where(merged, late.group),
+        sentence=sentence,
+        evidence=[f"measured by {late.how}"],
+        stack=merged.ranks[late.rank].stack,
+    )
+
+
+def _where(merged: Merged, at: int) -> findings.Where:
+    group = merged.groups[at]
+    newest = max((merged.ranks[r].groups[s].enqueued or 0 for r, s in group.slots.items()), default=0)
+    return findings.Where(group.name, group.description, group.ranks, newest, "", None)
