@@ -100,6 +100,7 @@ class Agent:
         self.deaf: set[str] = set()  # order kinds that are never answered
         self.heartbeats = True
         self.evidence: dict[int, dict[str, Any]] = {}  # rank -> what a look at it brings
+        self.record: dict[str, Any] | None = None  # what it says of its ranks' flight records
         self._pids = itertools.count(1000)
         self._connection: client.ClientConnection | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -219,6 +220,7 @@ class Agent:
             self.ranks = list(order.args["ranks"])
         if order.kind == "capture":
             result = {"ranks": [self.evidence[rank] for rank in self.ranks if rank in self.evidence]}
+            result |= {"flight_recorder": self.record} if self.record is not None else {}
         return wire.OrderResult(order.order_id, True, None, result)
 
     async def _stopped(self, order: wire.Order) -> None:
