@@ -59,6 +59,8 @@ def _cut(document: Json, most: int) -> Json:
     }
     found["where"] = _where(document.get("where"), most)
     found["culprits"] = document["culprits"][:most]
+    if without := document.get("without_looks"):
+        found["without_looks"] = {**without, "culprits": without["culprits"][:most]}
     found["absent"], found["absent_count"] = document["absent"][:most], len(document["absent"])
     found["unreadable"] = document["unreadable"][:UNREADABLE_MAX]
     found["findings"] = _findings(document["findings"], most)

@@ -145,8 +145,16 @@ class Gathering:
 
     def _verdict(self, nodes: Iterable[model.NodeDigest], seen: hints.Hints) -> Json:
         merged = merge.merge(nodes, None, self._mesh, self._world)
+        alone = verdict.judge(merged) if seen.ranks else None
         found = verdict.judge(merged, seen)
         document = found.to_json()
+        if alone is not None:  # what the looks had no part in: whoever weighs both must not count them twice
+            without = {
+                "verdict": alone.kind,
+                "culprits": list(alone.culprits),
+                "confidence": round(alone.confidence, 3),
+            }
+            document["without_looks"] = without
         if not merged.ranks:
             document |= _NOTHING
         for problem in merged.problems:

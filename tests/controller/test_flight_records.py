@@ -123,6 +123,16 @@ def test_looks_at_the_ranks_reach_the_verdict_and_broken_ones_do_not_hurt() -> N
     assert verdict(answers.of(made, EACH), evidence=[7, {"rank": "x"}])["culprits"] == list(made.truth.culprits)
 
 
+@pytest.mark.parametrize("name", ["stuck-tp", "device-late", "no-send", "two"])
+def test_the_verdict_without_looks_is_told_beside_the_one_with_them(name: str) -> None:
+    told = answers.of(case(name), EACH)
+    plain = verdict(told)
+    looks = [{"rank": rank, "state": "sleeping", "answered": "control"} for rank in range(8)]
+    both = verdict(told, evidence=looks)
+    assert "without_looks" not in plain
+    assert both["without_looks"] == {key: plain[key] for key in ("verdict", "culprits", "confidence")}
+
+
 def test_a_verdict_of_many_ranks_fits_into_a_row() -> None:
     many = list(range(50_000))
     finding = {

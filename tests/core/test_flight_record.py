@@ -70,6 +70,18 @@ def test_looks_and_record_are_weighed(
     assert found.verdict.confidence == pytest.approx(confidence, abs=0.006)
 
 
+def test_what_the_looks_had_told_the_record_is_no_second_sign() -> None:
+    def joined(culprits: list[int], confidence: float) -> float:
+        without = {"verdict": "rank-missing", "culprits": culprits, "confidence": confidence}
+        told = recorded.verdict("rank-missing", 2) | {"without_looks": without}
+        found = flight_record.read("job-e1", {"flight_recorder": told})
+        return flight_record.join(look(HUNG, 2, confidence=0.8), found).verdict.confidence
+
+    assert joined([2], 0.6) == pytest.approx(0.92)
+    assert joined([1], 0.9) == pytest.approx(0.8), "without the looks it had named another"
+    assert joined([], 0.3) == pytest.approx(0.8)
+
+
 def test_without_a_record_a_look_is_what_it_was() -> None:
     assert flight_record.join(look(HUNG, 2), None) == flight_record.Joined(look(HUNG, 2))
     assert flight_record.read("job-e1", {}) is None

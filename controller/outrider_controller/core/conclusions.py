@@ -229,7 +229,8 @@ class FlightRecord:
     """What the flight records of a job came to, as far as decisions need it; no row of its own.
 
     ``effect``: the capture-evidence whose result has the whole answer. ``place``: the operation that blocked first, in
-    words that are the same in each attempt, ``at``: the very one. ``ranks_read`` 0: nothing could be read.
+    words that are the same in each attempt, ``at``: the very one. ``ranks_read`` 0: nothing could be read. ``alone``:
+    how sure it is of that verdict without what looks told, 0 where it comes to another one.
     """
 
     effect: str
@@ -244,6 +245,7 @@ class FlightRecord:
     stack: tuple[str, ...] = ()
     table: tuple[str, ...] = ()
     ranks_read: int = 0
+    alone: float = 0.0
 
 
 @dataclass(frozen=True)

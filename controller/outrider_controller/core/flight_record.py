@@ -63,13 +63,12 @@ def read(effect: str, result: Mapping[str, Any]) -> records.FlightRecord | None:
     findings = [item for item in _list(given.get("findings")) if isinstance(item, Mapping)]
     first = findings[0] if findings else {}
     place, at = _places(given.get("where"))
-    confidence = given.get("confidence")
     return records.FlightRecord(
         effect=effect,
         verdict=_text(given.get("verdict")),
         culprits=_ranks(given.get("culprits")),
         candidates=tuple(sorted({rank for item in findings for rank in _ranks(item.get("candidates"))}))[:CULPRITS_MAX],
-        confidence=float(confidence) if isinstance(confidence, int | float) else 0.0,
+        confidence=_share(given.get("confidence")),
         sentence=_text(given.get("sentence")),
         place=place,
         at=at,
@@ -77,6 +76,7 @@ def read(effect: str, result: Mapping[str, Any]) -> records.FlightRecord | None:
         stack=tuple(_text(frame) for frame in _list(first.get("stack")))[:FRAMES_SHOWN],
         table=_table(given.get("tables")),
         ranks_read=_whole(given.get("ranks_read")),
+        alone=_alone(given),
     )
 
 
@@ -187,8 +187,8 @@ def _elsewhere(look: stalls.Verdict, record: records.FlightRecord, kind: str) ->
 
 
 def _agreed(look: stalls.Verdict, record: records.FlightRecord, ranks: Sequence[int]) -> stalls.Verdict:
-    """Two independent signs for the same: surer than either."""
-    sure = min(AGREED_MAX, 1 - (1 - look.confidence) * (1 - record.confidence))
+    """Two independent signs for the same: surer than either. What the looks had told the record is no second sign."""
+    sure = min(AGREED_MAX, 1 - (1 - look.confidence) * (1 - record.alone))
     places = dict(zip(look.ranks, look.places, strict=False))
     at = tuple(places.get(rank, "") for rank in ranks) if ranks else look.places
     text = f"{look.sentence}; the flight record agrees: {record.sentence}"
@@ -227,6 +227,18 @@ def _places(where: Any) -> tuple[str, str]:
     return place, f"{place}{between}, number {seq}"
 
 
+def _alone(given: Mapping[str, Any]) -> float:
+    """How sure the record is of its verdict without the looks."""
+    without = given.get("without_looks", given)
+    if not isinstance(without, Mapping):
+        return 0.0
+    culprits = set(_ranks(given.get("culprits")))
+    same = (
+        culprits & set(_ranks(without.get("culprits"))) if culprits else without.get("verdict") == given.get("verdict")
+    )
+    return _share(without.get("confidence")) if same else 0.0
+
+
 def _table(tables: Any) -> tuple[str, ...]:
     """Who of the group that blocked first is where, a line for each state."""
     first = next(iter(_list(tables)), None)
@@ -249,6 +261,11 @@ def _list(value: Any) -> list[Any]:
 def _ranks(value: Any) -> tuple[int, ...]:
     found = [rank for rank in _list(value) if isinstance(rank, int) and not isinstance(rank, bool) and rank >= 0]
     return tuple(found[:CULPRITS_MAX])
+
+
+def _share(value: Any) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return min(1.0, max(0.0, float(value))) if number and value == value else 0.0
 
 
 def _whole(value: Any) -> int:
