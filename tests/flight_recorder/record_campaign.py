@@ -4,24 +4,28 @@
 
 Every rank is a process of its own, forked from one that has imported torch. It makes a process group for each axis and
 goes through the same steps, until its own fault, if it has one, keeps it from a call or changes it. Once nothing has
-moved for a while each rank is asked for its flight record, which a thread of it writes while its main thread is
-blocked: even ranks as a pickle (without stacks, as those hold paths of this machine), odd ranks as JSON. Each rank also
-keeps a log of its calls with begin and end, since gloo records no send and no recv; from_log.py makes of it what NCCL's
-recorder would have held. The parent, which chose the fault, writes the truth beside them. Nothing here knows how dumps
-are judged.
+moved for a while the agent's own look is taken at each rank (its process state, and its stack with this machine's paths
+replaced), and each is asked for its flight record, which a thread of it writes while its main thread is blocked: even
+ranks as a pickle (without stacks, as those hold paths of this machine), odd ranks as JSON. Each rank also keeps a log
+of its calls with begin and end, since gloo records no send and no recv; from_log.py makes of it what NCCL's recorder
+would have held. The parent, which chose the fault, writes the truth beside them. Nothing here knows how dumps are
+judged.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import contextlib
+import dataclasses
 import datetime
 import gzip
 import json
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import tempfile
 import threading
@@ -30,6 +34,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from outrider import clock
+from outrider_agent import bounded, rank_hook, rank_look
+from outrider_agent.signals import processes
+
 AXES = (("dp", 2), ("pp", 2), ("cp", 2), ("tp", 2))
 MESH = ",".join(f"{name}={size}" for name, size in AXES)
 WORLD = 16
@@ -37,6 +45,8 @@ STEPS = 3
 AT_STEP = 1
 QUIET_S = 4.0
 STARTED_S_MAX = 240.0
+LOOK_S = 20.0
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUT = pathlib.Path(__file__).resolve().parents[1] / "recorded" / "flight_recorder" / "campaign"
 
 
@@ -235,6 +245,9 @@ def record(name: str, faults: Sequence[Fault]) -> dict[str, Any]:
         def begin(rank: int) -> None:
             with open(os.devnull, "w") as null:
                 os.dup2(null.fileno(), 2)
+            os.environ[rank_hook.CONTROL_SOCKET] = str(folder / f"control_{rank}")
+            os.environ[rank_hook.STACKS_FILE] = str(folder / f"stacks_{rank}")
+            rank_hook.prepare(os.environ)
             Rank(rank, faults, folder, moved).run()
 
         ranks = [context.Process(target=begin, args=(rank,)) for rank in range(WORLD)]
@@ -242,6 +255,7 @@ def record(name: str, faults: Sequence[Fault]) -> dict[str, Any]:
             process.start()
         try:
             _settle(moved)
+            seen = asyncio.run(look(dict(enumerate(process.pid or 0 for process in ranks)), folder))
             (folder / "dump").touch()
             until = time.monotonic() + 30
             alive = [rank for rank, process in enumerate(ranks) if process.is_alive()]
@@ -255,7 +269,30 @@ def record(name: str, faults: Sequence[Fault]) -> dict[str, Any]:
             for process in ranks:
                 process.kill()
                 process.join()
-        return _gathered(name, faults, folder, died)
+        return _gathered(name, faults, folder, died) | {"looks": seen}
+
+
+async def look(pids: dict[int, int], folder: pathlib.Path) -> list[dict[str, Any]]:
+    """What the agent sees of each rank: its RankEvidence without pids and with the paths of this machine replaced."""
+    tools = rank_look.Tools(bounded.Threads(), clock.RealClock(), None)
+    targets = {
+        rank: rank_look.Target(
+            processes.Process("campaign", 1, rank, pid, os.getpid()),
+            folder / f"control_{rank}",
+            folder / f"stacks_{rank}",
+        )
+        for rank, pid in pids.items()
+    }
+    looks = {rank: rank_look.RankLook(target, tools, 1) for rank, target in targets.items()}
+    await asyncio.gather(*(one.run(LOOK_S) for one in looks.values()))
+    found = []
+    for one in looks.values():
+        evidence = one.evidence(40, "")
+        frames = [re.sub(r"^.*/(?=lib/python3)", "/venv/", frame) for frame in evidence.frames]
+        frames = [frame.replace(str(ROOT), "/job") for frame in frames]
+        error = "" if str(folder) in evidence.error else evidence.error
+        found.append(dataclasses.asdict(evidence) | {"frames": frames, "pid": 0, "error": error})
+    return found
 
 
 def _gathered(name: str, faults: Sequence[Fault], folder: pathlib.Path, died: dict[int, int | None]) -> dict[str, Any]:

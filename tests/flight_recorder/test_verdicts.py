@@ -56,8 +56,7 @@ def test_most_culprits_are_named_exactly_where_the_dumps_tell(
 
 
 CAMPAIGN = sorted(path.name.removesuffix(".json.gz") for path in RECORDED.glob("*.json.gz"))
-# Faults after the step's last send or recv. Gloo hides those, so of an earlier fault its dumps leave open who waits.
-NOTHING_HIDDEN = {"idle", "stuck-dp", "stuck-world", "wrong-op"}
+RECORDED_WHOLLY = {"idle", "wrong-op"}  # of the others gloo hides a part, by which innocent ranks look idle
 
 
 def _case(name: str) -> dict[str, typing.Any]:
@@ -76,22 +75,15 @@ def _judged(
     return scores.score(case["truth"], answer), answer
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[]
-            if name in NOTHING_HIDDEN
-            else [pytest.mark.xfail(reason="ranks in a hidden send or recv look idle and are blamed", strict=False)],
-        )
-        for name in CAMPAIGN
-    ],
-)
-def test_records_of_real_gloo_groups_name_the_culprit_or_nobody(name: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("name", CAMPAIGN)
+def test_records_of_real_gloo_groups_name_the_culprit_or_have_it_among_the_candidates(
+    name: str, tmp_path: pathlib.Path
+) -> None:
     case = _case(name)
     found, answer = _judged(case, {int(r): base64.b64decode(data) for r, data in case["dumps"].items()}, tmp_path)
-    assert found.outcome in (("exact",) if name in NOTHING_HIDDEN else ("exact", "subset", "unknown")), answer
+    assert found.outcome in (("exact",) if name in RECORDED_WHOLLY else ("exact", "unknown")), answer
+    told = {rank for finding in answer["findings"] for rank in (*finding["culprits"], *finding["candidates"])}
+    assert told >= set(case["truth"]["culprits"])
 
 
 @pytest.mark.parametrize("active_only", [False, True])

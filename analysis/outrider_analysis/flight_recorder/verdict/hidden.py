@@ -63,7 +63,8 @@ def partners(merged: Merged, rank: int) -> list[tuple[int, int]]:
 def _may_hide(merged: Merged, at: int) -> bool:
     """Never shown by any of its members, or shown with numbers skipped."""
     group = merged.groups[at]
-    if not any(merged.ranks[rank].gloo for rank in group.ranks if rank in merged.ranks):
+    heard = [merged.ranks[rank] for rank in group.ranks if rank in merged.ranks] or list(merged.ranks.values())
+    if not any(rank.gloo for rank in heard):
         return False
     shown = [merged.ranks[rank].groups[slot] for rank, slot in group.slots.items()]
     return not shown or any(seen.hidden_p2p for seen in shown)

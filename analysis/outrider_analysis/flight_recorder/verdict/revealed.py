@@ -114,7 +114,7 @@ def _begin(merged: Merged, rank: int, at: int, other: int, op: str, stack: tuple
     groups = digested.groups
     if slot is None:
         slot = group.slots[rank] = len(groups)
-        groups = (*groups, model.GroupDigest(group.name, group.description, "", None, None))
+        groups = (*groups, model.GroupDigest(group.name, group.description, "", None, None, hidden_p2p=True))
         merged.places[rank].append(at)
     me, peer = group.ranks.index(rank), group.ranks.index(other)
     number = _signature(merged, op, me, peer)

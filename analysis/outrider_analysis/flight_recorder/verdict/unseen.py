@@ -9,9 +9,10 @@ in. Where one alone is left, it is named.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
-from outrider_analysis.flight_recorder.verdict import hidden, moving, revealed, room, words
+from outrider_analysis.flight_recorder.verdict import hidden, moving, revealed, room, transfers, words
 from outrider_analysis.flight_recorder.verdict.case import Case
 from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, UNKNOWN, Finding
 from outrider_analysis.flight_recorder.verdict.graph import Node
@@ -20,6 +21,8 @@ from outrider_analysis.flight_recorder.verdict.hints import Hint, Hints
 ALONE: Final = 0.75  # the only one that explains what is seen, by the order of times
 MOVING: Final = 0.6  # elsewhere, and its stack changed: it may only be slow
 ASLEEP: Final = 0.65  # it sleeps in a function of its own, which may be the wait for a recv
+GONE: Final = 0.65  # the death of another one, or a call that did not fit, may have ended it
+DARK: Final = 0.65  # of other ranks neither dump nor look is there
 AGAINST: Final = 0.65  # hint and record contradict each other
 GUESSED: Final = 0.65  # the members of the group are not known
 CANDIDATES_MAX: Final = 64
@@ -34,16 +37,29 @@ def weigh(case: Case, findings: list[Finding], hints: Hints, shown: revealed.Rev
     for finding in told:
         _tell(case, finding, hints.of(finding.culprits[0]), shown)
         finding.proof = not hints.of(finding.culprits[0]).moved and _stands(hints)
-    if any(hints.of(f.culprits[0]).state == "gone" for f in told):
-        # Where a process is gone its peers' calls fail, and they come to stand elsewhere.
-        told = [f for f in told if hints.of(f.culprits[0]).state in revealed.ENDED]
-    if told:
-        return told + [f for f in findings if f.kind in moving.PROOF]
+    if dark := [rank for rank in case.merged.absent if hints.of(rank).state == "unknown"]:
+        for finding in told:
+            finding.confidence = min(finding.confidence, DARK)
+            finding.evidence.append(f"{len(dark)} ranks left no dump and were not seen either")
+    proven = [f for f in findings if f.kind in moving.PROOF and (f.proof or not f.circle)]
+    gone = [f for f in told if hints.of(f.culprits[0]).state == "gone"]
+    if proven or gone:
+        # Gloo ends processes, innocent ones too, where calls do not fit; and calls of the peers of a dead one fail,
+        # upon which they come to stand elsewhere.
+        told = [f for f in told if hints.of(f.culprits[0]).state == "stopped"] + (gone if not proven else [])
+    if len(gone) > 1 and not proven:
+        told = [f for f in told if f not in gone] + [_first_of(case, gone)]
+    if told or proven:
+        return told + proven
+    circles = transfers.find(case, hints, shown.waiting)
+    if circles and not any(f.circle and f.proof for f in findings):
+        return circles
+    findings = [_without_device(case, finding) for finding in findings]
     doubtful = [f for f in findings if _is_doubtful(case, f, hints)]
     rest = [f for f in findings if f not in doubtful]
     if not doubtful or any(finding.kind in moving.PROOF for finding in rest):
         return rest
-    return [*rest, _explained(case, doubtful, hints)]
+    return [*rest, _explained(case, doubtful, hints, shown)]
 
 
 def _guessed(case: Case, finding: Finding) -> None:
@@ -55,6 +71,24 @@ def _guessed(case: Case, finding: Finding) -> None:
     if any((g.name, g.ranks) == (where.group, where.ranks) for g in groups) and finding.kind not in moving.PROOF:
         finding.confidence = min(finding.confidence, GUESSED)
         finding.evidence.append("who is in this group is known from who called it alone; --groups or --mesh tells")
+
+
+def _without_device(case: Case, finding: Finding) -> Finding:
+    """Gloo has no device that could be stuck: who finished alone had what it needed before another one fell silent."""
+    if finding.kind != "device-stuck" or finding.where is None:
+        return finding
+    ranks = finding.where.ranks
+    if not any(case.merged.ranks[rank].gloo for rank in ranks if rank in case.merged.ranks):
+        return finding
+    absent = tuple(rank for rank in ranks if rank in case.merged.absent)
+    finding.kind, finding.confidence = "unknown", UNKNOWN
+    finding.culprits, finding.candidates = (), absent or ranks[:CANDIDATES_MAX]
+    finding.sentence = (
+        f"Some members of group {finding.where.description or finding.where.group} finished {finding.where.op} number "
+        f"{finding.where.seq} and others did not; {words.named(case.merged, finding.candidates)} may have fallen "
+        "silent in it."
+    )
+    return finding
 
 
 def _stands(hints: Hints) -> bool:
@@ -117,7 +151,7 @@ def _tell(case: Case, finding: Finding, hint: Hint, shown: revealed.Revealed) ->
     """Say what was seen of the rank to blame, and how sure that makes it."""
     rank = finding.culprits[0]
     state = _state(hint)
-    finding.confidence = CONFIDENCE["idle"]
+    finding.confidence = CONFIDENCE["idle"] if hint.state != "gone" else GONE
     finding.absent = rank in case.merged.absent
     finding.evidence = [line for line in finding.evidence if not line.startswith("has no unfinished")]
     finding.evidence.insert(0, f"a look at the rank: it {state}")
@@ -133,6 +167,19 @@ def _tell(case: Case, finding: Finding, hint: Hint, shown: revealed.Revealed) ->
     if rank in shown.against:
         finding.confidence = min(finding.confidence, AGAINST)
         finding.evidence.append(f"against it: {shown.against[rank]}")
+
+
+def _first_of(case: Case, gone: list[Finding]) -> Finding:
+    """Of several processes that are gone one may have ended the others."""
+    first = min(gone, key=lambda finding: (finding.since_ns or 2**63, finding.culprits))
+    first.candidates = tuple(sorted(rank for finding in gone for rank in finding.culprits))
+    first.kind, first.confidence, first.culprits, first.stack = "unknown", UNKNOWN, (), ()
+    first.victims = tuple(sorted({r for finding in gone for r in finding.victims} - set(first.candidates)))
+    first.sentence = (
+        f"The processes of {words.named(case.merged, first.candidates)} are gone; the death of one may have ended the "
+        "others."
+    )
+    return first
 
 
 def _state(hint: Hint) -> str:
@@ -151,28 +198,36 @@ def _who(case: Case, rank: int) -> str:
 # --- what may be unseen -----------------------------------------------------------------------------------------------
 
 
-def _explained(case: Case, doubtful: list[Finding], hints: Hints) -> Finding:
-    """One finding for all ends that may be waits: its culprit where one rank alone explains them, else candidates."""
+def _explained(case: Case, doubtful: list[Finding], hints: Hints, shown: revealed.Revealed) -> Finding:
+    """One finding for all ends that may be waits: its culprit where that is proven, else candidates."""
     ends = sorted({rank for finding in doubtful for rank in finding.culprits or finding.candidates})
     first = min(doubtful, key=lambda finding: (finding.since_ns or 2**63, finding.culprits))
     waited = first.culprits or first.candidates
     victims = {rank for finding in doubtful for rank in finding.victims}
-    causes = _causes(case, ends, hints)
-    if len(causes) == 1 and hints.of(causes[0]).state != "waiting":
-        return _named(case, doubtful, causes[0], victims, hints)
-    candidates = causes or ends
+    found = _causes(case, ends, hints, shown)
+    silent = [rank for rank in case.merged.absent if not revealed.is_idle(hints.of(rank))]
+    if len(found.ranks) == 1 and not silent and not found.open.get(found.ranks[0]):
+        return _named(case, doubtful, found.ranks[0], victims, hints)
+    # Calls of the peers of a dead rank fail, which looks as if they were done; so who left nothing may be dead. And who
+    # alone explains it may itself wait in a circle that closes unseen.
+    beside = found.open.get(found.ranks[0], []) if len(found.ranks) == 1 else []
+    candidates = sorted({*found.ranks, *beside, *silent}) or ends
     first.kind, first.confidence, first.absent = "unknown", UNKNOWN, False
     first.culprits, first.stack = (), ()
     first.candidates = tuple(candidates[:CANDIDATES_MAX])
     first.victims = tuple(sorted(victims - set(first.candidates)))
     first.sentence = (
-        f"{words.named(case.merged, waited).capitalize()} {'was' if len(waited) == 1 else 'were'} waited for first; "
+        f"{_capital(words.named(case.merged, waited))} {'was' if len(waited) == 1 else 'were'} waited for first; "
         f"gloo records no send and no recv, in which {words.verb(waited, 'it', 'they')} may wait, so that any of "
         f"{words.named(case.merged, first.candidates)} may have caused this."
         if len(candidates) > 1
-        else f"{words.named(case.merged, candidates).capitalize()} may have caused this, or waits unseen itself."
+        else f"{_capital(words.named(case.merged, candidates))} may have caused this, or waits unseen itself."
     )
     return first
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _named(case: Case, doubtful: list[Finding], rank: int, victims: set[int], hints: Hints) -> Finding:
@@ -192,50 +247,54 @@ def _named(case: Case, doubtful: list[Finding], rank: int, victims: set[int], hi
     return found
 
 
-def _causes(case: Case, ends: list[int], hints: Hints) -> list[int]:
-    """The ranks each of which explains all ``ends``: idle ones to which all can lead, and skippers of a transfer."""
+@dataclass(frozen=True, slots=True)
+class _Causes:
+    """``ranks`` that each explain all that is seen; ``open``: the partners with whom a rank may be in a transfer."""
+
+    ranks: list[int]
+    open: dict[int, list[int]]
+
+
+def _causes(case: Case, ends: list[int], hints: Hints, shown: revealed.Revealed) -> _Causes:
+    """Idle ranks to which all ``ends`` can lead, seen or unseen, and ranks that may have passed a transfer by."""
     clock = room.Clock(case)
     back: dict[Node, list[Node]] = {}
     for node, targets in case.graph.edges.items():
         for target in targets:
             back.setdefault(target, []).append(node)
     skipped: dict[int, list[Node]] = {}
+    may: dict[int, list[int]] = {}
     free = _free(case, ends)
     for rank in free:
         for group, partner in _partners(case, rank, hints):
             told = room.between(case, clock, rank, group, partner) if group >= 0 else room.Room()
             seen = partner in case.merged.ranks and bool(case.board.fronts.get(partner))
+            faces = partner in shown.waiting  # it may be in the wrong one of two transfers
+            if told.ahead or told.skipped or faces:
+                may.setdefault(rank, []).append(partner)
             if told.ahead or not seen:
                 back.setdefault(("rank", partner), []).append(("rank", rank))
-            if told.skipped and seen:
+            if (told.skipped and seen) or faces:
                 skipped.setdefault(partner, []).append(("rank", rank))
     needed: set[Node] = {("rank", rank) for rank in ends}
-    causes = {rank for rank in free if needed <= _leading([("rank", rank)], back)}
+    causes = {r for r in free if hints.of(r).state != "waiting" and needed <= _leading([("rank", r)], back)}
     causes |= {rank for rank, waiting in skipped.items() if needed <= _leading(waiting, back)}
-    # Calls of the peers of a dead rank fail, which looks as if they were done; so who left nothing may be dead.
-    causes |= {rank for rank in case.merged.absent if rank not in case.merged.ranks}
-    return sorted(rank for rank in causes if not _is_excused(hints.of(rank)))
+    return _Causes(sorted(causes), may)
 
 
 def _free(case: Case, ends: Iterable[int]) -> list[int]:
     """Ranks that nothing is seen to keep: idle ones, and those without a dump."""
-    merged = case.merged
-    idle = [rank for rank in range(merged.world) if not case.board.fronts.get(rank)]
+    idle = [rank for rank in range(case.merged.world) if not case.board.fronts.get(rank)]
     return sorted({*idle, *ends})
 
 
 def _partners(case: Case, rank: int, hints: Hints) -> list[tuple[int, int]]:
     hint = hints.of(rank)
-    if hint.state in revealed.ENDED or (hint.state == "elsewhere" and hint.certain):
+    if revealed.is_idle(hint) and hint.certain:
         return []
     if hint.p2p_peer is not None:
-        return [(-1, hint.p2p_peer)]
+        return [(hidden.NEVER, hint.p2p_peer)]
     return hidden.partners(case.merged, rank)
-
-
-def _is_excused(hint: Hint) -> bool:
-    """Its stack stands in a wait of which its record shows nothing."""
-    return hint.state == "waiting"
 
 
 def _leading(start: Iterable[Node], back: dict[Node, list[Node]]) -> set[Node]:
