@@ -49,6 +49,8 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
     case = rules.Case(waits, orders, network, wrong)
     findings = []
     for end, reached in zip(network.ends, network.victims(), strict=True):
+        if len(reached) == len(end) and not any(node[0] == "wait" or node[1] in merged.ranks for node in end):
+            continue  # of a rank without a dump that need not be the reason of any wait
         finding = rules.judge(case, end)
         if finding is not None:
             finding.victims = tuple(sorted({n for kind, n in reached if kind == "rank"} - set(finding.culprits)))
@@ -122,5 +124,6 @@ def _verdict(case: rules.Case, findings: list[Finding]) -> Verdict:
         waits.append((rank, case.merged.groups[wait.group].name, tuple(ranks[:64])))
     heard = len(case.merged.ranks) / max(1, case.merged.world)
     sure = min(NONE * heard, DISMISSED if case.dismissed else NONE)
-    note = f"Nothing is stuck: {len(case.merged.ranks)} ranks were read, and none waits for a rank that does not come."
-    return Verdict(case.merged, findings, waits, tuple(sorted(blocked)), note, sure)
+    merged = revealed.heard(case.merged)
+    note = f"Nothing is stuck: {len(merged.ranks)} ranks were read, and none waits for a rank that does not come."
+    return Verdict(merged, findings, waits, tuple(sorted(blocked)), note, sure)

@@ -57,6 +57,22 @@ def reveal(merged: Merged, hints: Hints) -> Revealed:
     return found
 
 
+def heard(merged: Merged) -> Merged:
+    """The job for those who show it: without what stands in for ranks that left no dump."""
+    silent = set(merged.absent) & merged.ranks.keys()
+    if not silent:
+        return merged
+    return dataclasses.replace(
+        merged,
+        ranks={rank: digested for rank, digested in merged.ranks.items() if rank not in silent},
+        groups=[
+            dataclasses.replace(group, slots={r: slot for r, slot in group.slots.items() if r not in silent})
+            for group in merged.groups
+        ],
+        places={rank: places for rank, places in merged.places.items() if rank not in silent},
+    )
+
+
 def is_idle(hint: Hint) -> bool:
     """True where the look says that the rank waits for nobody."""
     return hint.state in ENDED or hint.state == "elsewhere"
