@@ -18,7 +18,7 @@ LEGIBLE_MAX: Final = 12
 RUNS_MAX: Final = 3
 DEPTH_MAX: Final = 8  # levels that are indented
 STEP: Final = 3
-WORDS: Final = {"culprit": "CULPRIT", "candidate": "may be it", "absent": "no dump", "other": "heard, waits for nobody"}
+WORDS: Final = {"culprit": "CULPRIT", "candidate": "may be it", "absent": "no dump", "other": "waits for nobody"}
 
 Node = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""Puts the parts together and keeps them fresh: the overview of one job, which follows it by itself.
+"""Puts the parts together and keeps them fresh: the views of one job, which follow it by themselves.
 
 Everything lies in one fragment that runs again every REFRESH_S and on every click; Streamlit sends the browser what
 changed. Parts have keys, so that what a viewer opened stays open, and what may be missing has a slot of its own, so
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import streamlit
 
-from outrider_dashboards import look, looking, reading, settings, words
+from outrider_dashboards import flight_view, look, looking, reading, settings, words
 from outrider_dashboards.parts import chart, curves, headline, incidents, ranks, time_bins
 
 REFRESH_S: Final = 2.0
@@ -21,6 +21,8 @@ INCIDENTS_ON_A_PAGE: Final = 15
 CHART_PART: Final = 0.005  # of the chart's width
 CHART_EVERY_S_MAX: Final = 30.0
 SPANS: Final = {"10 min": 600.0, "1 h": 3600.0, "1 d": 86400.0, "1 week": 7 * 86400.0}
+OVERVIEW, RECORDS = "Overview", "Flight recorder"
+VIEWS: Final = {OVERVIEW: "overview", RECORDS: "flight-recorder"}
 NO_STEP: Final = '<div class="o soft">No step has been finished yet; the curves begin with the first.</div>'
 
 Json = dict[str, Any]
@@ -67,12 +69,27 @@ def _board() -> None:
     job, last_s = _chosen()
     picture = here.look(job, last_s)
     _top(picture, job)
+    if _view() == RECORDS:
+        flight_view.show(picture, here.url, where, zone)
+        return
     streamlit.html(headline.headline(picture, here.url, where, zone))
     with streamlit.container(key="what-to-do"):
         _what_to_do(picture, here)
     with streamlit.container(key="body"):
         if picture.status is not None:
             _body(picture, here, where, last_s)
+
+
+def _view() -> str:
+    """Which view is wanted; an address may ask for one: ``?view=flight-recorder``."""
+    asked = next((name for name, word in VIEWS.items() if word == streamlit.query_params.get("view")), OVERVIEW)
+    with streamlit.container(key="views"):
+        chosen = streamlit.segmented_control(
+            "View", list(VIEWS), default=asked, key="view", required=True, label_visibility="collapsed"
+        )
+    if VIEWS[chosen] != streamlit.query_params.get("view", VIEWS[OVERVIEW]):
+        streamlit.query_params["view"] = VIEWS[chosen]
+    return chosen
 
 
 def _body(picture: looking.Picture, here: looking.Looking, where: tzinfo, last_s: float | None) -> None:

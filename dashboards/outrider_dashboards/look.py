@@ -58,7 +58,7 @@ FADED: Final = "<style>.st-key-body{opacity:.62;filter:saturate(.55)}</style>"
 def style_sheet() -> str:
     """The page's style element."""
     colours = "".join(f"--{name}:light-dark({light},{dark});" for name, (light, dark) in BINS.items())
-    return f"<style>:root{{{_VARIABLES}{colours}}}{_RULES}</style>"
+    return f"<style>:root{{{_VARIABLES}{colours}}}{_RULES}{_RECORDS}</style>"
 
 
 _VARIABLES: Final = (
@@ -149,4 +149,44 @@ header[data-testid="stHeader"],[data-testid="stStatusWidget"]{display:none}
 [data-testid="stExpander"] summary{padding:.5rem .75rem}
 :focus-visible{outline:3px solid light-dark(#0a58ca,#8ab8ff)!important;outline-offset:2px}
 @media(prefers-reduced-motion:reduce){*{transition:none!important;animation:none!important}}
+"""
+
+# The flight recorder's view. Roles differ by line and shape as well as by colour.
+_RECORDS: Final = """
+.o .roots,.o.roots{display:grid;gap:.9rem}
+.o .named{border:1px solid var(--line);border-left:5px solid var(--bad);background:var(--bad-b);border-radius:8px;
+ padding:.45rem .75rem;margin:.35rem 0}.o .named b{color:var(--bad);margin-right:.5em}
+.o .named.candidate{border-left:5px dashed var(--warn);background:var(--warn-b)}.o .named.candidate b{color:var(--warn)}
+.o ol.stack{list-style:none;margin:.3rem 0;padding:.45rem .7rem;max-height:17rem;overflow:auto;background:var(--sunk);
+ border:1px solid var(--line);border-radius:6px;font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;
+ font-size:.8rem}.o ol.stack b{font-weight:650}
+.o ul{margin:.2rem 0 .4rem;padding-left:1.2rem}.o li{margin:.1rem 0}
+.o .limits h2:not(:first-child),.o h2.next{margin-top:.8rem}
+.o .root{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:.6rem 2rem}
+@media(max-width:900px){.o .root{grid-template-columns:minmax(0,1fr)}}
+.o table.members td.name{color:var(--ink)}
+.o .role{display:inline-block;font-style:normal;margin-right:.4em;color:var(--ink)}
+.o .role.culprit{color:var(--bad)}.o .role.candidate{color:var(--warn)}
+.o .net-room{margin-top:.5rem;max-height:86vh;overflow:auto}
+.o .net{position:relative;max-width:none;font-size:.8rem;line-height:1.3}
+.o .net .box{position:absolute;border:1px solid var(--line);border-radius:7px;background:var(--sunk);overflow:hidden;
+ padding:.3rem .6rem}
+.o .net .box span{display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);
+ font-size:.76rem}.o .net .box span:first-child{color:var(--ink);font-weight:650;font-size:.84rem}
+.o .net .culprit{border:3px solid var(--bad);background:var(--bad-b);padding:.2rem .5rem}
+.o .net .culprit span:first-child{color:var(--bad)}
+.o .net .candidate{border:2px dashed var(--warn);background:var(--warn-b)}
+.o .net .candidate span:first-child{color:var(--warn)}
+.o .net .absent{border:2px dotted var(--soft);background:var(--card)}
+.o .net i{position:absolute}.o .net .line{border-top:1.5px solid var(--edge)}
+.o .net .up{border-top:0;border-left:1.5px solid var(--edge)}.o .net{--edge:light-dark(#7a828e,#8b93a1)}
+.o .net .back{border-top-style:dashed}.o .net .back.up{border-top:0;border-left-style:dashed}
+.o .net .tip{border:.3rem solid transparent;border-right:.55rem solid var(--edge);border-left:0;
+ transform:translateY(calc(-50% + .75px))}
+.o .net .tip.right{border-right:0;border-left:.55rem solid var(--edge)}
+.o .net-list{list-style:none;padding:0;margin:.6rem 0 0;display:none}
+.o .net-list .box{border-left:4px solid var(--line);padding:.15rem 0 .15rem .6rem;margin:.3rem 0;font-size:.86rem}
+.o .net-list .culprit{border-left:5px solid var(--bad)}.o .net-list .culprit b{color:var(--bad)}
+.o .net-list .candidate{border-left:5px dashed var(--warn)}.o .net-list .absent{border-left:4px dotted var(--soft)}
+@media(max-width:760px){.o .net-room{display:none}.o .net-list{display:block}}
 """

@@ -19,13 +19,13 @@ from outrider_analysis.flight_recorder.verdict import board as boards
 from outrider_analysis.flight_recorder.verdict.finding import Verdict, Where
 
 NODES_MAX: Final = 200
-SINGLE_MAX: Final = 16  # ranks that are drawn one by one
+SINGLE_MAX: Final = 8  # ranks that are drawn one by one
 LEGIBLE_MAX: Final = 24  # nodes that a person can follow; a finer drawing with more than this is not taken
 EDGES_MAX: Final = 800
 TABLES_MAX: Final = 64
 KINDS_MAX: Final = 6  # of groups that are named where several operations are drawn as one
 SIGNATURE_BYTES: Final = 4
-RUNS_MAX: Final = 64  # runs of ranks in one text
+RUNS_MAX: Final = 48  # runs of ranks in one text
 ROLES: Final = ("culprit", "candidate", "absent", "victim", "other")
 STATES: Final = ("finished", "waits", "behind", "not-there", "no-dump")
 
@@ -239,8 +239,20 @@ def _near(judged: Verdict, net: _Net) -> dict[int, int]:
     for item in judged.findings:
         if not item.culprits and not item.candidates and item.where is not None:
             roots.update(rank for rank in item.where.pair or item.where.ranks if rank in net.roles)
-    found = dict.fromkeys(sorted(roots), 0)
-    queue, done = list(found), set[int]()
+    found: dict[int, int] = {}
+    done: set[int] = set()
+    # After the roots that the verdict names: whoever else is waited for and waits for nobody.
+    for start in (roots, {rank for rank in net.roles if rank not in net.waits}):
+        queue = sorted(start.difference(found))
+        found.update(dict.fromkeys(queue, 0))
+        _spread(queue, found, done, back, waiting)
+    return found
+
+
+def _spread(
+    queue: list[int], found: dict[int, int], done: set[int], back: dict[int, list[int]], waiting: dict[int, list[int]]
+) -> None:
+    """``back``: rank -> waits for it; ``waiting``: wait -> who waits in it."""
     for rank in queue:
         for at in back.get(rank, ()):
             if at not in done:
@@ -248,7 +260,6 @@ def _near(judged: Verdict, net: _Net) -> dict[int, int]:
                 new = [other for other in waiting[at] if other not in found]
                 found.update(dict.fromkeys(new, found[rank] + 1))
                 queue += new
-    return found
 
 
 _LEVELS: Final = 4
