@@ -1,9 +1,9 @@
 """How long from the last node's digest to the verdict that stands in the ledger? The controller's part of a hang.
 
 A simulated job hangs; its ranks' dumps are digested node by node as agents do, cut to what agents send, and written as
-frames of the wire. Then the time is taken that the controller needs: from the frames to answers (on the event loop),
-while they come (taking them), and from the last answer to the bounded verdict (in a thread). The longest time for which
-the event loop did not answer meanwhile is printed beside it, and whether the right rank was named.
+frames of the wire, with what a look at each rank tells. Then the time is taken that the controller needs: from the
+frames to answers (on the event loop), and from the last answer to the bounded verdict (in a thread). The longest time
+for which the event loop did not answer meanwhile is printed beside it, and whether the right rank was named.
 
     python bench/fr_road.py [--nodes 256] [--ranks-per-node 8] [--fault stuck-tp] [--seed 1]
 """
@@ -27,6 +27,8 @@ from outrider_simulator.flight_recorder import cases, execute
 
 RANK_BYTES: Final = 12 * 1024  # what an agent sends of a rank at most
 PULSE_S: Final = 0.005
+WAITING: Final = ("/v/torch/cuda/__init__.py:1083 in synchronize", "/job/train.py:40 in main")
+CULPRIT: Final = ("/job/data.py:12 in shuffle", "/job/train.py:40 in main")
 
 
 def main() -> int:
@@ -71,8 +73,17 @@ def _frames(case: flight_recorder.Case, each: int) -> dict[str, bytes]:
     for place, (digester, ranks) in digesters.items():
         node, notes = fitting.fit(digester.node(ranks), RANK_BYTES * each)
         told = {"digest": model.to_json(node), "files": {}, "notes": list(notes)}
-        frames[f"n{place}"] = json.dumps({"ranks": [], "flight_recorder": told}).encode()
+        seen = [_seen(rank, rank in case.truth.culprits) for rank in range(place * each, (place + 1) * each)]
+        frames[f"n{place}"] = json.dumps({"ranks": seen, "flight_recorder": told}).encode()
     return frames
+
+
+def _seen(rank: int, culprit: bool) -> dict[str, Any]:
+    """What a look at the rank brings: it waits for its GPU, and the culprit spins in its own code."""
+    seen = {"rank": rank, "pid": rank + 1, "answered": "control", "moved": False}
+    if culprit:
+        return {**seen, "state": "running", "cpu": 0.99, "frames": CULPRIT}
+    return {**seen, "state": "sleeping", "cpu": 0.0, "frames": WAITING}
 
 
 async def _measure(case: flight_recorder.Case, frames: dict[str, bytes], each: int) -> int:
