@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from outrider_analysis.flight_recorder import ranges
+from outrider_analysis.flight_recorder import ranges, rows
 
 FORMAT: Final = 1  # of the JSON of digests; another number is refused
 NEVER: Final = -1
@@ -24,10 +24,13 @@ NEVER: Final = -1
 OPS_MAX: Final = 64  # unfinished operations kept, the earliest
 CALLS_MAX: Final = 512  # newest calls kept in order
 WINDOW_MAX: Final = 512  # newest signatures kept for each group
-ARRIVALS_MAX: Final = 12  # newest collectives of each group whose times are kept
+ARRIVALS_MAX: Final = 24  # newest collectives of each group whose times are kept
 FRAMES_MAX: Final = 40
 GROUPS_MAX: Final = 1024
 PROBLEMS_MAX: Final = 16
+PAIRS_MAX: Final = 8192  # a group's partners, and two directions each
+FRAME_CHARS_MAX: Final = 400
+MEMBERS_MAX: Final = 2**21  # of all memberships of one digest; each axis of a job takes its world once
 
 
 class DigestError(ValueError):
@@ -138,6 +141,7 @@ class RankDigest:
 
 CALL_BYTES: Final = 12  # group (16 bits), flags (16), number, signature (32 each)
 CALL_P2P: Final = 1 << 16
+ARRIVAL_BYTES: Final = 24  # created, completed, on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +180,61 @@ def to_json(node: NodeDigest) -> dict[str, Any]:
 
 
 def from_json(given: object) -> NodeDigest:
-    """What ``to_json`` wrote. Raises DigestError."""
-    if not isinstance(given, dict) or given.get("outrider_flight_record") != FORMAT:
-        raise DigestError(f"no digest of format {FORMAT}; begins with {str(given)[:40]!r}")
+    """What ``to_json`` wrote, every value checked. Keys that it does not know are passed over. Raises DigestError."""
+    if not isinstance(given, dict) or "outrider_flight_record" not in given:
+        raise DigestError(f"no digest: {rows.shown(given)} instead of what `outrider fr digest` writes")
+    told = given["outrider_flight_record"]
+    if type(told) is int and told > FORMAT:
+        raise DigestError(
+            f"a digest of format {rows.shown(told)}, made by a newer Outrider; this one reads format {FORMAT}: "
+            "judge it with that version, or make it again with this one"
+        )
+    if told != FORMAT or type(told) is not int:
+        raise DigestError(f"outrider_flight_record: {rows.shown(told)} instead of {FORMAT}")
     try:
         return NodeDigest(
-            ranks=tuple(_rank(row) for row in given["ranks"]),
-            memberships={str(key): ranges.decode(text) for key, text in given["memberships"].items()},
-            signatures={int(key): Signature(*row) for key, row in given["signatures"].items()},
-            unreadable=tuple((str(file), str(why)) for file, why in given["unreadable"]),
+            ranks=tuple(map(_rank, rows.check([given["ranks"]], _RANKS, "digest")[0])),
+            memberships=_memberships(given["memberships"]),
+            signatures=_signatures(given["signatures"]),
+            unreadable=tuple(_pair_of_texts(row) for row in given["unreadable"]),
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise DigestError(f"a damaged digest: {type(error).__name__}: {error}") from error
+    except KeyError as error:
+        raise DigestError(f"a damaged digest: {error} is missing") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DigestError(f"a damaged digest: {error}") from error
+
+
+def _memberships(given: Any) -> dict[str, tuple[int, ...]]:
+    """By key. All of them together are bounded, since short texts stand for many ranks."""
+    if type(given) is not dict:
+        raise ValueError(f"memberships: {rows.shown(given)} instead of a mapping")
+    found: dict[str, tuple[int, ...]] = {}
+    left = MEMBERS_MAX
+    for key, text in given.items():
+        if type(text) is not str:
+            raise ValueError(f"memberships, {rows.shown(key)}: {rows.shown(text)} instead of ranks such as '0-7'")
+        try:
+            found[key] = ranges.decode(text, left)
+        except ValueError as error:
+            raise ValueError(f"memberships, {rows.shown(key)}: {error}") from error
+        left -= len(found[key])
+    return found
+
+
+def _signatures(given: Any) -> dict[int, Signature]:
+    if type(given) is not dict:
+        raise ValueError(f"signatures: {rows.shown(given)} instead of a mapping")
+    found = {}
+    for key, row in given.items():
+        if type(key) is not str or not key.isdecimal() or len(key) > 10 or int(key) >= 2**32:
+            raise ValueError(f"signatures: the key {rows.shown(key)} instead of a number of 32 bits")
+        found[int(key)] = Signature(*rows.check(row, _SIGNATURE, f"signatures, {key}"))
+    return found
+
+
+def _pair_of_texts(row: Any) -> tuple[str, str]:
+    file, why = rows.check(row, _UNREADABLE, "unreadable")
+    return file, why
 
 
 def _rank_row(rank: RankDigest) -> list[Any]:
@@ -198,16 +245,23 @@ def _rank_row(rank: RankDigest) -> list[Any]:
     return row
 
 
-def _rank(row: list[Any]) -> RankDigest:
-    row = list(row)
-    row[1] = tuple(_group(item) for item in row[1])
-    row[2] = tuple(Op(*[*item[:-1], tuple(item[-1])]) for item in row[2])
-    row[4] = _bytes(row[4], CALL_BYTES)
-    row[-2], row[-1] = tuple(row[-2]), tuple(row[-1])
-    rank = RankDigest(*row)
-    if not all(type(number) is int for number in (rank.rank, rank.newest_ns, rank.called_ns, rank.gap_ns)):
-        raise TypeError(f"rank {str(rank.rank)[:20]!r}: numbers are not whole")
-    return rank
+def _rank(given: Any) -> RankDigest:
+    where = f"rank {rows.shown(given[0])}" if isinstance(given, list | tuple) and given else "ranks"
+    row = list(rows.check(given, _RANK, where))
+    row[1] = tuple(_group(item, where) for item in row[1])
+    row[2] = tuple(_op(item, len(row[1]), where) for item in row[2])
+    row[4] = rows.opened(row[4], CALL_BYTES, f"{where}, calls")
+    row[-2] = rows.texts(row[-2], FRAMES_MAX, FRAME_CHARS_MAX, f"{where}, stack")
+    row[-1] = rows.texts(row[-1], PROBLEMS_MAX, 256, f"{where}, problems")
+    return RankDigest(*row)
+
+
+def _op(given: Any, groups: int, where: str) -> Op:
+    row = list(rows.check(given, _OP, f"{where}, unfinished"))
+    if row[0] >= groups:
+        raise ValueError(f"{where}, unfinished, group: {row[0]} of {groups} groups")
+    row[-1] = rows.texts(row[-1], FRAMES_MAX, FRAME_CHARS_MAX, f"{where}, unfinished, stack")
+    return Op(*row)
 
 
 def _group_row(group: GroupDigest) -> list[Any]:
@@ -217,10 +271,11 @@ def _group_row(group: GroupDigest) -> list[Any]:
     return row
 
 
-def _group(row: list[Any]) -> GroupDigest:
-    row = list(row)
-    row[7], row[8] = _bytes(row[7], 4), _bytes(row[8], 24)
-    row[9] = tuple(Pair(*item) for item in row[9])
+def _group(given: Any, where: str) -> GroupDigest:
+    row = list(rows.check(given, _GROUP, f"{where}, groups"))
+    row[7] = rows.opened(row[7], 4, f"{where}, groups, window")
+    row[8] = rows.opened(row[8], ARRIVAL_BYTES, f"{where}, groups, arrivals")
+    row[9] = tuple(Pair(*rows.check(item, _PAIR, f"{where}, groups, pairs")) for item in row[9])
     return GroupDigest(*row)
 
 
@@ -228,14 +283,42 @@ def _text(column: bytes) -> str:
     return base64.b64encode(column).decode("ascii")
 
 
-def _bytes(text: str, each: int) -> bytes:
-    column = base64.b64decode(text)
-    if len(column) % each:
-        raise ValueError(f"a column of {len(column)} bytes, not a multiple of {each}")
-    return column
-
-
 _RANK_FIELDS: Final = tuple(item.name for item in dataclasses.fields(RankDigest))
 _GROUP_FIELDS: Final = tuple(item.name for item in dataclasses.fields(GroupDigest))
 _OP_FIELDS: Final = tuple(item.name for item in dataclasses.fields(Op))
 _PAIR_FIELDS: Final = tuple(item.name for item in dataclasses.fields(Pair))
+_RANKS: Final = (rows.items("ranks", ranges.RANKS_MAX),)
+_RANK: Final = (
+    *(rows.number("rank", ranges.RANKS_MAX, 0), rows.items("groups", GROUPS_MAX)),
+    *(rows.items("unfinished", OPS_MAX + GROUPS_MAX), rows.number("unfinished_count", least=0)),
+    *(rows.column("calls", CALLS_MAX * CALL_BYTES), rows.number("newest_ns", least=0)),
+    *(
+        rows.number("called_ns", least=0),
+        rows.number("gap_ns", least=0),
+        rows.number("taken_ns", least=0),
+        rows.number("entries", least=0),
+    ),
+    *(rows.text("version", 32), rows.flag("wrapped"), rows.flag("active_only"), rows.flag("timing"), rows.flag("gloo")),
+    *(rows.items("stack", FRAMES_MAX), rows.items("problems", PROBLEMS_MAX)),
+)
+_GROUP: Final = (
+    *(rows.text("name"), rows.text("description"), rows.text("members", 64), rows.count("enqueued")),
+    *(rows.count("completed"), rows.number("p2p", 2**31), rows.number("first", 2**31, 0)),
+    *(rows.column("window", 4 * WINDOW_MAX), rows.column("arrivals", ARRIVAL_BYTES * ARRIVALS_MAX)),
+    *(rows.items("pairs", PAIRS_MAX), rows.flag("hidden_p2p"), rows.number("local")),
+)
+_OP: Final = (
+    *(rows.number("group", 2**16, 0), rows.text("op"), rows.number("seq", 2**31, 0), rows.flag("p2p")),
+    *(rows.number("peer", 10**7), rows.flag("started"), rows.number("signature", 2**32, 0)),
+    *(rows.number("created_ns", least=0), rows.number("order", least=0), rows.number("nth", least=0)),
+    *(rows.flag("timed_out"), rows.items("stack", FRAMES_MAX)),
+)
+_PAIR: Final = (
+    *(rows.number("peer", 10**7), rows.flag("sends"), rows.number("count", least=0)),
+    *(rows.number("unfinished", least=0), rows.number("created_ns", least=0), rows.number("completed_ns", least=0)),
+)
+_SIGNATURE: Final = (
+    *(rows.text("op"), rows.count("numel", rows.BIG), rows.text("dtype"), rows.text("text")),
+    *(rows.number("me", 10**7), rows.number("peer", 10**7)),
+)
+_UNREADABLE: Final = (rows.text("file", 4096), rows.text("why", 4096))

@@ -12,7 +12,7 @@ from typing import Final
 
 from outrider_analysis.flight_recorder.merge import Merged
 from outrider_analysis.flight_recorder.verdict.board import Board
-from outrider_analysis.flight_recorder.verdict.graph import Node
+from outrider_analysis.flight_recorder.verdict.graph import Node, explained
 from outrider_analysis.flight_recorder.verdict.order import Call, Orders
 
 UNHEARD_MAX: Final = 4096
@@ -22,7 +22,7 @@ def possible(board: Board, orders: Orders) -> dict[int, list[Node]]:
     """For each rank without a dump that somebody waits for, the nodes that it may wait for itself."""
     waited: dict[int, list[int]] = {}
     for at, wait in enumerate(board.waits):
-        if not wait.missing and not wait.device:
+        if not wait.device and not explained(board, at):
             for rank in wait.unheard:
                 waited.setdefault(rank, []).append(at)
     heard = board.merged.ranks
@@ -30,7 +30,7 @@ def possible(board: Board, orders: Orders) -> dict[int, list[Node]]:
     for rank, waits in waited.items():
         nodes = set(_possible(board, orders, rank, waits))
         # Of a rank without a dump that nobody waits for nothing is known, so nothing is explained by it.
-        found[rank] = sorted(node for node in nodes if node[1] in heard or node[1] in waited)
+        found[rank] = sorted(node for node in nodes if node[0] == "wait" or node[1] in heard or node[1] in waited)
     return found
 
 
@@ -49,6 +49,9 @@ def _possible(board: Board, orders: Orders, rank: int, waits: list[int]) -> Iter
         kind = orders.kind(group)
         if between is not None and not any(call[0] == kind and not call[1] for call in between):
             continue
+        at = board.at.get((group, finished + 1))
+        if at is not None and rank in board.waits[at].unheard and explained(board, at):
+            yield ("wait", at)  # it may have come there, and what keeps the others keeps it
         for other in merged.groups[group].ranks:
             if other == rank:
                 continue

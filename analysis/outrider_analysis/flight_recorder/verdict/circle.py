@@ -46,7 +46,8 @@ def _judge(case: cases.Case, waits: list[int], ranks: list[int]) -> Finding:
             f"{words.named(case.merged, heard).capitalize()} wait for each other's send: both receive, and "
             "no other pipeline tells which of them is wrong."
         )
-        return cases.told(case, "p2p-deadlock", tuple(heard), 0.7, first, sentence, ["each waits for the other"])
+        evidence = ["each waits for the other"]
+        return cases.told(case, "unknown", (), UNKNOWN, first, sentence, evidence, tuple(heard))
     ranks = sorted(within)
     joined = [at for at in waits if case.board.waits[at].joined]
     if joined and not any(case.board.waits[at].missing or case.board.waits[at].unheard for at in waits):

@@ -69,17 +69,22 @@ def _from_wait(board: Board, at: int) -> list[Node]:
         return []
     if wait.pair is not None and wait.done:  # the rest of its batch keeps it, if there is one
         return [("wait", other) for other in _batch(board, at) if not board.waits[other].done]
+    # Where what is known explains the wait, those of whom nothing is known need not be the reason.
+    found = explained(board, at) or [("rank", rank) for rank in wait.unheard]
+    if wait.pair is not None:
+        found += [("wait", other) for other in _batch(board, at)]
+    return found
+
+
+def explained(board: Board, at: int) -> list[Node]:
+    """What is known to keep the ranks in this wait: who did not come, and what members have to finish before."""
+    wait = board.waits[at]
     found: list[Node] = [("rank", rank) for rank in wait.missing]
     fronts = {board.at[wait.group, seq] for rank in wait.behind if (seq := _front(board, rank, wait.group)) is not None}
     found += [("wait", front) for front in sorted(fronts) if front != at]
     # Who has joined may still have to finish something that it called before.
     earlier = {board.fronts[rank][0] for rank in wait.waiting} - {at}
-    found += [("wait", front) for front in sorted(earlier) if _before(board, front, at)]
-    if not found:  # else it is explained without those of whom nothing is known
-        found += [("rank", rank) for rank in wait.unheard]
-    if wait.pair is not None:
-        found += [("wait", other) for other in _batch(board, at)]
-    return found
+    return found + [("wait", front) for front in sorted(earlier) if _before(board, front, at)]
 
 
 def _batch(board: Board, at: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Stuck or at work? Dumps of a job that runs show ranks that wait too, each for a moment.
 
-Time tells, where the dumps go on after the last call: torch stamps what it finds finished while it dumps. A wait that
-is older than the job's own pauses, or that has timed out, is stuck. Where the dumps end with the last call, the picture
+Time tells, where the dumps go on after the last call: torch stamps what it finds finished while it dumps. A job without a
+call for longer than its own pauses, or with one that timed out, is stuck; of one wait alone its age tells nothing,
+since hosts call far ahead of their devices. Where the dumps end with the last call, the picture
 tells: a job at work waits in several places at once for ranks that compute, a stuck one has one end to which everything
 leads. That picture may also be a moment of a running job, so nobody is named with confidence by it alone.
 """
@@ -27,7 +28,7 @@ ASKED_MAX: Final = 512  # ranks whose pauses are looked at
 CAME_NOT: Final = ("rank-missing", "p2p-missing")
 BY_PICTURE_OF_DEVICE: Final = 0.5
 WEAK: Final = ("device-stuck", "all-joined-stuck")
-PROOF: Final = ("collective-mismatch", "size-mismatch", "dtype-mismatch", "order-mismatch", "p2p-deadlock")
+PROOF: Final = ("collective-mismatch", "size-mismatch", "dtype-mismatch", "order-mismatch")
 
 
 def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
@@ -45,9 +46,8 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     kept = [finding for finding in findings if finding.proof or finding.kind in PROOF]
     if called and 0 <= taken - called <= FRESH_NS and not any(rank.gloo for rank in ranks):
         return kept  # all of this is a moment old
-    aged = [f for f in findings if f not in kept and f.since_ns and usual and now - f.since_ns > PAUSES * usual]
-    if kept or aged:
-        return findings if kept or not _at_work(case, findings) else aged
+    if kept:
+        return findings
     few = len(findings) == 1 or (ends == len(findings) <= ENDS_MAX and _are_rare(case, findings))
     if not few or _at_work(case, findings):
         case.dismissed = bool(findings)

@@ -26,9 +26,9 @@ from outrider_analysis.flight_recorder.verdict import finding as findings
 from outrider_analysis.flight_recorder.verdict import words
 from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, Finding
 
-SAMPLES_MIN: Final = 6  # collectives that all members saw
+SAMPLES_MIN: Final = 4  # collectives that all members saw
 OFTEN: Final = 0.75  # share of them in which the same rank is last
-CHANCE_MAX: Final = 1e-5  # of being last so often by chance, over all groups together
+CHANCE_MAX: Final = 1e-3  # that any rank is last so often by chance, over all of its groups
 SHARE: Final = 0.25  # late by this part of the time between two collectives of the group
 WAITED: Final = 0.5  # and by this part of the time that the others spent in the collective
 FLOOR_NS: Final = 200_000  # less than this is nobody's fault
@@ -38,6 +38,7 @@ LOOK_NS: Final = 100_000_000  # torch looks for ends so often; one look tells no
 SLOWER: Final = 4.0  # a slow host takes so many times as long between two calls as its mates
 MATES_MIN: Final = 3
 BETWEEN_MIN_NS: Final = 500_000
+GAPS_MIN: Final = 12
 
 Rows = dict[int, list[tuple[int, ...]]]
 
@@ -79,12 +80,22 @@ def _root(merged: Merged, found: dict[int, _Late]) -> _Late | None:
     if not standing:
         return None
     most = max(len(lates) for lates in standing.values())
-    first = [lates for lates in standing.values() if len(lates) == most]
+    tied = [rank for rank, lates in standing.items() if len(lates) == most]
+    first = tied if len(tied) == 1 else [r for r in tied if all(_is_behind(merged, r, o) for o in tied if o != r)]
     if len(first) != 1:
         return None
-    chosen = max(first[0], key=lambda late: (late.times, late.share))
+    chosen = max(standing[first[0]], key=lambda late: (late.times, late.share))
     # What others are late by comes from it, so it is no more than its own.
     return chosen if all(late.by_ns <= 2 * chosen.by_ns for late in found.values()) else None
+
+
+def _is_behind(merged: Merged, rank: int, other: int) -> bool:
+    """Has ``rank`` called less than ``other`` in a group of both?"""
+    for at in merged.of_rank.get(rank, ()):
+        mine, theirs = merged.seen(rank, at), merged.seen(other, at)
+        if mine is not None and theirs is not None and (mine.enqueued or 0) < (theirs.enqueued or 0):
+            return True
+    return False
 
 
 def _chance(late: _Late, members: int) -> float:
@@ -201,7 +212,7 @@ def _between(merged: Merged, rank: int) -> float:
         times += [time for time in array("q", group.arrivals)[::3] if time]
     times.sort()
     gaps = sorted(b - a for a, b in itertools.pairwise(times))
-    return float(gaps[len(gaps) // 4]) if len(gaps) >= 2 * SAMPLES_MIN else 0.0
+    return float(gaps[len(gaps) // 4]) if len(gaps) >= GAPS_MIN else 0.0
 
 
 def _told_host(case: cases.Case, host: tuple[int, float, float], own: list[_Late]) -> Finding:
