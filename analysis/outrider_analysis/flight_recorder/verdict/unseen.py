@@ -26,40 +26,52 @@ DARK: Final = 0.65  # of other ranks neither dump nor look is there
 AGAINST: Final = 0.65  # hint and record contradict each other
 GUESSED: Final = 0.65  # the members of the group are not known
 CANDIDATES_MAX: Final = 64
+FREE_MAX: Final = 512  # idle ranks each of which is tried as the cause
 
 
 def weigh(case: Case, findings: list[Finding], hints: Hints, shown: revealed.Revealed) -> list[Finding]:
     """The findings, less those that an unseen send or recv may explain; unchanged without gloo and without hints."""
+    gloo = any(rank.gloo for rank in case.merged.ranks.values())
+    if not gloo and not hints.ranks:
+        return findings
     for finding in findings:
         _guessed(case, finding)
     findings = _ended(case, findings, hints)
-    told = [f for f in findings if _is_told(f, hints)]
-    for finding in told:
-        _tell(case, finding, hints.of(finding.culprits[0]), shown)
-        finding.proof = not hints.of(finding.culprits[0]).moved and _stands(hints)
-    if dark := [rank for rank in case.merged.absent if hints.of(rank).state == "unknown"]:
-        for finding in told:
-            finding.confidence = min(finding.confidence, DARK)
-            finding.evidence.append(f"{len(dark)} ranks left no dump and were not seen either")
     proven = [f for f in findings if f.kind in moving.PROOF and (f.proof or not f.circle)]
-    gone = [f for f in told if hints.of(f.culprits[0]).state == "gone"]
-    if proven or gone:
-        # Gloo ends processes, innocent ones too, where calls do not fit; and calls of the peers of a dead one fail,
-        # upon which they come to stand elsewhere.
-        told = [f for f in told if hints.of(f.culprits[0]).state == "stopped"] + (gone if not proven else [])
-    if len(gone) > 1 and not proven:
-        told = [f for f in told if f not in gone] + [_first_of(case, gone)]
+    told = [f for f in findings if _is_told(case, f, hints)]
+    others = [f for f in findings if f not in told]
+    told = _told(case, told, bool(proven), hints, shown)
     if told or proven:
-        return told + proven
+        return told + (proven if gloo else others)
     circles = transfers.find(case, hints, shown.waiting)
     if circles and not any(f.circle and f.proof for f in findings):
         return circles
     findings = [_without_device(case, finding) for finding in findings]
+    for finding in findings:
+        _contradicted(case, finding, hints)
     doubtful = [f for f in findings if _is_doubtful(case, f, hints)]
     rest = [f for f in findings if f not in doubtful]
-    if not doubtful or any(finding.kind in moving.PROOF for finding in rest):
-        return rest
-    return [*rest, _explained(case, doubtful, hints, shown)]
+    return [*rest, _explained(case, doubtful, hints, shown)] if doubtful else rest
+
+
+def _told(case: Case, told: list[Finding], proven: bool, hints: Hints, shown: revealed.Revealed) -> list[Finding]:
+    """Those of ``told`` that are no consequence of another one or of what is ``proven``, with what was seen."""
+    for finding in told:
+        _tell(case, finding, hints.of(finding.culprits[0]), shown)
+        finding.proof = not hints.of(finding.culprits[0]).moved and _stands(hints)
+    dark = [rank for rank in case.merged.absent if hints.of(rank).state == "unknown"]
+    for finding in told if dark else ():
+        finding.confidence = min(finding.confidence, DARK)
+        finding.evidence.append(f"{len(dark)} ranks left no dump and were not seen either")
+    gone = [f for f in told if hints.of(f.culprits[0]).state == "gone"]
+    if not proven and not gone:
+        return told
+    # Gloo ends processes, innocent ones too, where calls do not fit; and calls of the peers of a dead one fail, upon
+    # which they come to stand elsewhere.
+    stopped = [f for f in told if hints.of(f.culprits[0]).state == "stopped"]
+    if proven:
+        return stopped
+    return stopped + (gone if len(gone) == 1 else [_first_of(case, gone)])
 
 
 def _guessed(case: Case, finding: Finding) -> None:
@@ -96,20 +108,35 @@ def _stands(hints: Hints) -> bool:
     return 4 * sum(hint.moved for hint in hints.ranks.values()) <= len(hints.ranks)
 
 
-def _is_told(finding: Finding, hints: Hints) -> bool:
+def _is_gloo(case: Case, rank: int) -> bool:
+    """Are sends and recvs of this rank hidden?"""
+    digested = case.merged.ranks.get(rank)
+    return digested.gloo if digested is not None else any(r.gloo for r in case.merged.ranks.values())
+
+
+def _is_told(case: Case, finding: Finding, hints: Hints) -> bool:
     """Does a look at the rank itself say that it waits for nobody?"""
     if finding.kind not in moving.CAME_NOT or len(finding.culprits) != 1:
         return False
     hint = hints.of(finding.culprits[0])
-    return revealed.is_idle(hint) and hint.certain
+    return revealed.is_idle(hint) and (hint.certain or not _is_gloo(case, finding.culprits[0]))
 
 
 def _is_doubtful(case: Case, finding: Finding, hints: Hints) -> bool:
     """May all the ranks that it names, or some, wait unseen?"""
-    ranks = finding.culprits or finding.candidates
+    ranks = [rank for rank in finding.culprits or finding.candidates if _is_gloo(case, rank)]
     if finding.kind not in moving.CAME_NOT and not (finding.kind == "unknown" and _is_open(case, ranks)):
         return False
     return any(hints.of(rank).state != "unknown" or hidden.partners(case.merged, rank) for rank in ranks)
+
+
+def _contradicted(case: Case, finding: Finding, hints: Hints) -> None:
+    """A rank whose record, which shows all, has nothing unfinished, while its stack stands in a wait."""
+    if finding.kind not in moving.CAME_NOT or finding.absent:
+        return
+    if against := [r for r in finding.culprits if hints.of(r).state == "waiting" and not _is_gloo(case, r)]:
+        finding.confidence = min(finding.confidence, AGAINST)
+        finding.evidence.append(f"against it: {hints.of(against[0]).text or 'its stack stands in a wait'}")
 
 
 def _is_open(case: Case, ranks: Iterable[int]) -> bool:
@@ -265,6 +292,8 @@ def _causes(case: Case, ends: list[int], hints: Hints, shown: revealed.Revealed)
     skipped: dict[int, list[Node]] = {}
     may: dict[int, list[int]] = {}
     free = _free(case, ends)
+    if len(free) > FREE_MAX:
+        return _Causes(ends, {})
     for rank in free:
         for group, partner in _partners(case, rank, hints):
             told = room.between(case, clock, rank, group, partner) if group >= 0 else room.Room()
