@@ -61,6 +61,8 @@ def signature(profiling_name: str, sizes: Sequence[Any], dtypes: Sequence[Any]) 
     else:
         shapes, given = [], []
     numel = sum(math.prod(shape) for shape in shapes) if op in _COMPARED and shapes else None
+    if numel is not None and numel >= 2**63:
+        raise ValueError("no tensor has so many elements")
     dtype = ",".join(sorted(set(given))) if op != "barrier" else ""
     text = " ".join(word for word in (name, _shapes(shapes), dtype) if word)
     return Signature(op, numel, dtype[:WORD_CHARS_MAX], text[:TEXT_CHARS_MAX], me, peer)
@@ -71,7 +73,8 @@ def is_sound(sizes: Sequence[Any], dtypes: Sequence[Any]) -> bool:
     for side in sizes:
         if side and (len(side) > TENSORS_MAX or sum(map(len, side)) > DIMENSIONS_MAX):
             return False
-        sum(map(sum, side))  # raises TypeError unless all are numbers
+        if any(type(size) is not int or not 0 <= size < 2**63 for shape in side for size in shape):
+            return False
     return len(dtypes[0]) + len(dtypes[1]) <= 2 * TENSORS_MAX and len("".join(dtypes[0]) + "".join(dtypes[1])) < 2**17
 
 

@@ -30,16 +30,17 @@ def encode(ranks: Sequence[int]) -> str:
     return ",".join(_run(*run) for run in runs)
 
 
-def decode(text: str) -> tuple[int, ...]:
-    """What ``encode`` wrote, of at most RANKS_MAX ranks. Raises ValueError."""
+def decode(text: str, most: int = RANKS_MAX) -> tuple[int, ...]:
+    """What ``encode`` wrote, of at most ``most`` ranks, and never more than RANKS_MAX. Raises ValueError."""
+    most = min(most, RANKS_MAX)
     ranks: list[int] = []
     for part in text.split(",") if text else ():
         found = _RUN.fullmatch(part)
         if found is None:
             raise ValueError(f"{part[:40]!r} is not FIRST, FIRST-LAST or FIRST-LAST:STEP")
         first, last, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
-        if step < 1 or len(ranks) + (last - first) // step >= RANKS_MAX:
-            raise ValueError(f"{part[:40]!r}: a step of 1 or more and at most {RANKS_MAX} ranks were expected")
+        if step < 1 or len(ranks) + (last - first) // step >= most:
+            raise ValueError(f"{part[:40]!r}: a step of 1 or more and at most {most} ranks were expected")
         ranks += range(first, last + 1, step)
     return tuple(ranks)
 
