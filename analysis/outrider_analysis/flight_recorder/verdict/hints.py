@@ -31,8 +31,9 @@ class Hint:
 
     ``stands`` (of STANDS) and ``op`` say what a waiting rank's stack stands in, where that is told; ``p2p_peer`` is the
     partner (rank in the job) of its send or recv. ``certain`` is False where the state may be another one: a process
-    that sleeps in a function of its own may sleep in the wait for a recv, of which no frame is left. ``moved``: its
-    stack changed while it was looked at. ``stack``: innermost frame first, ``file.py:12 in f``. ``text``: for people.
+    that sleeps in a function of its own may sleep in the wait for a recv, of which no frame is left. ``moved``: did its
+    stack change between two looks? None with fewer. ``stack``: innermost frame first, ``file.py:12 in f``. ``text``:
+    for people.
     """
 
     state: str = "unknown"
@@ -41,7 +42,7 @@ class Hint:
     p2p_peer: int | None = None
     stack: tuple[str, ...] = ()
     certain: bool = True
-    moved: bool = False
+    moved: bool | None = None
     text: str = ""
 
 
@@ -90,7 +91,7 @@ def _seen(group: stalls.Group) -> Hint:
         op=op,
         stack=evidence.frames[:FRAMES_MAX],
         certain=found.kind != "blocked" or stalls.outside(evidence.frames),
-        moved=evidence.moved is True,
+        moved=evidence.moved,
         text=found.text[:TEXT_CHARS_MAX],
     )
 
@@ -140,6 +141,6 @@ def _hint(rank: object, given: object) -> Hint:
         p2p_peer=None if peer is None else _rank(peer),
         stack=tuple(frame[:TEXT_CHARS_MAX] for frame in stack[:FRAMES_MAX]),
         certain=given.get("certain", True) is not False,
-        moved=given.get("moved", False) is True,
+        moved=moved if isinstance(moved := given.get("moved"), bool) else None,
         text=str(given.get("text", ""))[:TEXT_CHARS_MAX],
     )

@@ -31,6 +31,14 @@ FREE_MAX: Final = 512  # idle ranks each of which is tried as the cause
 
 def weigh(case: Case, findings: list[Finding], hints: Hints, shown: revealed.Revealed) -> list[Finding]:
     """The findings, less those that an unseen send or recv may explain; unchanged without gloo and without hints."""
+    found = _weigh(case, findings, hints, shown)
+    if hints.ranks and _stands(hints, case.merged.world):
+        for finding in found:
+            finding.proof = finding.proof or not any(hints.of(rank).moved for rank in finding.culprits)
+    return found
+
+
+def _weigh(case: Case, findings: list[Finding], hints: Hints, shown: revealed.Revealed) -> list[Finding]:
     gloo = any(rank.gloo for rank in case.merged.ranks.values())
     if not gloo and not hints.ranks:
         return findings
@@ -58,7 +66,6 @@ def _told(case: Case, told: list[Finding], proven: bool, hints: Hints, shown: re
     """Those of ``told`` that are no consequence of another one or of what is ``proven``, with what was seen."""
     for finding in told:
         _tell(case, finding, hints.of(finding.culprits[0]), shown)
-        finding.proof = not hints.of(finding.culprits[0]).moved and _stands(hints)
     dark = [rank for rank in case.merged.absent if hints.of(rank).state == "unknown"]
     for finding in told if dark else ():
         finding.confidence = min(finding.confidence, DARK)
@@ -103,9 +110,11 @@ def _without_device(case: Case, finding: Finding) -> Finding:
     return finding
 
 
-def _stands(hints: Hints) -> bool:
-    """Was nearly everybody who was seen twice seen in the same place?"""
-    return 4 * sum(hint.moved for hint in hints.ranks.values()) <= len(hints.ranks)
+def _stands(hints: Hints, world: int) -> bool:
+    """Was most of the job looked at twice, and nearly everybody seen in the same place?"""
+    moved = [hint.moved for hint in hints.ranks.values()]
+    ended = sum(hint.state in revealed.ENDED for hint in hints.ranks.values())
+    return 2 * (moved.count(False) + ended) >= world and 4 * moved.count(True) <= world
 
 
 def _is_gloo(case: Case, rank: int) -> bool:
