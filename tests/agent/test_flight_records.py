@@ -3,14 +3,16 @@ that have died, that are stopped, that write slowly, that write what nobody shou
 for torch here; ``test_capture_torch`` has torch itself.
 """
 
+import asyncio
 import os
 import signal
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
-from outrider_agent.flight_recorder import keep
+from outrider_agent.flight_recorder import gather, keep
 from outrider_agent.signals import processes
 from tests.agent import recorders, world
 
@@ -127,6 +129,47 @@ def test_what_torch_writes_of_itself_is_told_once_and_counts_also_when_its_rank_
         assert len([one for one in job.controller.observed("flight-record-written") if one.rank in (1, 2)]) == 2
 
     recorders.play(scenario)
+
+
+def test_a_job_whose_keeper_died_with_all_ranks_is_still_told_of() -> None:
+    async def scenario(job: recorders.Job) -> None:
+        own = job.node.state / "own"
+        own.mkdir()
+        await job.start({1: "itself", 3: "itself"}, env={"TORCH_FR_DUMP_TEMP_FILE": str(own / "trace_")})
+        for pid in job.node.pids():
+            os.kill(pid, signal.SIGKILL)
+        await world.until(lambda: len(job.controller.observed("rank-exited")) == 4, "the ranks' ends")
+        found = await job.capture(6.0)
+        assert recorders.ranks(found) == [1, 3], notes(found)
+        assert found["ranks"] == []
+        part = await job.capture(6.0, ranks=(1, 2))
+        assert [(one["rank"], one["state"]) for one in part["ranks"]] == [(1, "gone"), (2, "gone")]
+        assert recorders.ranks(part) == [1]
+
+    recorders.play(scenario)
+
+
+def test_a_collecting_process_that_hangs_or_never_stops_talking_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sought = gather.Sought("j", 1, "n0", tmp_path, str(tmp_path), {0: 0}, (tmp_path,))
+    known = '{"digest": null, "files": {"0": "/kept"}, "notes": ["so far"]}'
+    for words, files, why in (
+        (f"echo '{known}'; exec sleep 600", {"0": "/kept"}, "was ended after"),
+        ("exec cat /dev/zero", {}, "more than"),
+        ("exit 3", {}, "ended with status 3"),
+        ("echo '{}'", {}, "cannot be understood"),
+    ):
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\n{words}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        found = asyncio.run(gather.Gatherer().gather(sought, "name", 1.0 if "sleep" in words else 60.0))
+        assert found["files"] == files
+        assert why in found["notes"][-1], found
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    found = asyncio.run(gather.Gatherer().gather(sought, "name", 60.0))
+    assert "could be started" in found["notes"][-1]
 
 
 def test_dumps_of_an_earlier_generation_never_count() -> None:

@@ -35,7 +35,6 @@ YOUNG_S: Final = 3.0  # a file that was written so lately may be written on
 ASKING_MAX: Final = 64
 NOTES_MAX: Final = 48
 NOTE_CHARS_MAX: Final = 300
-RANKS_MAX: Final = 2_048
 
 
 @dataclass(slots=True)
@@ -104,7 +103,8 @@ class Collection:
         for spot in self.job.spots[:1]:
             find.add_below(self.job, [pid for pid in pids.values() if pid], spot.user, spot.since_ns)
         own = self.job.in_own()
-        for number in sorted({*pids, *self.job.below, *own})[:RANKS_MAX]:
+        known = pids or dict.fromkeys(self.job.ranks, 0)  # none is known where the keeper has died with its ranks
+        for number in sorted({*known, *self.job.below, *own})[: find.RANKS_MAX]:
             self.ranks[number] = Rank(number, self.job.below.get(number) or pids.get(number, 0))
         for rank in self.ranks.values():
             rank.files = {path: spot for spot in self.job.spots for path in spot.dumps(rank.rank)}

@@ -22,6 +22,7 @@ ENVIRON_BYTES_MAX: Final = 1 << 20
 PROCESSES_MAX: Final = 65_536
 BELOW_MAX: Final = 1_024  # processes of one job whose environment is read
 RANK_MAX: Final = 2**20
+RANKS_MAX: Final = 2_048
 OWN_FILES_MAX: Final = 4_096
 EARLIER_NS: Final = 2 * 10**9  # clocks of file servers differ by so much
 
@@ -53,11 +54,12 @@ class Spot:
 @dataclass(slots=True)
 class Job:
     """What is known of a job's records here. ``own``: the folder of this generation alone, "" where there is none;
-    ``below``: ranks that the job's processes started, with their pids.
+    ``ranks``: those that the keeper started; ``below``: those that these started, with their pids.
     """
 
     spots: list[Spot] = field(default_factory=list)
     own: str = ""
+    ranks: tuple[int, ...] = ()
     below: dict[int, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -89,13 +91,14 @@ def noted(home: str, generation: int) -> Job:
         if not all(type(text) is str and "\0" not in text for text in texts):
             raise TypeError("a path is no text")
         since_ns = int(float(given["at"]) * 1e9)
+        ranks = tuple(int(rank) for rank in given["ranks"] if 0 <= int(rank) < RANK_MAX)[:RANKS_MAX]
         before = {str(file): int(at) for file, at in given["before"].items()}
     except OSError as error:
         raise NoNote(f"{path}: {error.strerror or error}") from None
     except (AttributeError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise NoNote(f"{path} cannot be read: {type(error).__name__}: {str(error)[:100]}") from None
     place = recorder.Place(tuple(dumps[:8]), pipes, given["trouble"][:300])
-    return Job([Spot(place, user, since_ns, before)], own, notes=[place.trouble] if place.trouble else [])
+    return Job([Spot(place, user, since_ns, before)], own, ranks, notes=[place.trouble] if place.trouble else [])
 
 
 def add_below(job: Job, pids: Iterable[int], user: int, since_ns: int) -> None:

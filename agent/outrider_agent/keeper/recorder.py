@@ -86,12 +86,13 @@ def before(found: Place, ranks: Iterable[int]) -> dict[str, int]:
     return written
 
 
-def note(found: Place, own: str, generation: int, at: float, old: Mapping[str, int]) -> dict[str, Any]:
+def note(found: Place, ranks: Iterable[int], own: str, generation: int, at: float) -> dict[str, Any]:
     """What the keeper leaves for the agent. ``own``: the folder that is this generation's alone; ``at``: Unix seconds,
-    before the first rank began; ``old``: what ``before`` found then.
+    now, before the first of ``ranks`` has begun.
     """
     return {
-        "before": dict(old),
+        "ranks": list(ranks),
+        "before": before(found, ranks),
         "generation": generation,
         "at": at,
         "own": own,
