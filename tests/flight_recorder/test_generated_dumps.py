@@ -12,7 +12,7 @@ import typing
 import pytest
 
 from outrider_simulator import flight_recorder
-from outrider_simulator.flight_recorder import cases, entries, execute, layout, program, score
+from outrider_simulator.flight_recorder import cases, entries, execute, interleaved, layout, program, score
 
 RECORDED = pathlib.Path(__file__).resolve().parents[1] / "recorded" / "flight_recorder" / "campaign"
 MOVING = ("healthy", "idle", "slow-host", "slow-device")
@@ -33,6 +33,65 @@ def test_a_job_without_fault_ends_however_it_is_written(mesh: str, schedule: str
             stages = [program.step(made, shape, stage) for stage in range(made.size("pp"))]
             run = execute.Run(execute.Plan(made, stages, steps=2, ahead=0 if ring else 32))
             assert all(rank.ended and all(record.done for record in rank.records) for rank in run.ranks)
+
+
+@pytest.mark.parametrize(("stages", "chunks", "microbatches"), [(2, 2, 2), (4, 2, 8), (3, 3, 6), (1, 2, 2)])
+def test_the_interleaved_table_holds_every_chunk_once_and_after_what_it_needs(
+    stages: int, chunks: int, microbatches: int
+) -> None:
+    last, over = stages * chunks - 1, []
+    for row in interleaved.table(stages, chunks, microbatches):
+        for place, action in enumerate(row):
+            if action is None:
+                continue
+            assert action.chunk % stages == place
+            if action.direction == interleaved.BACKWARD:
+                before = action._replace(chunk=action.chunk + 1)
+                assert (before if action.chunk < last else action._replace(direction=interleaved.FORWARD)) in over
+            elif action.chunk:
+                assert action._replace(chunk=action.chunk - 1) in over
+        over += [action for action in row if action is not None]
+    assert len(over) == len(set(over)) == 2 * stages * chunks * microbatches
+
+
+def test_the_interleaved_table_says_which_number_of_microbatches_it_needs() -> None:
+    with pytest.raises(ValueError, match="3 microbatches do not go round 2 stages; take a multiple of 2"):
+        interleaved.table(2, 2, 3)
+
+
+@pytest.mark.parametrize("mesh", ["dp=2,pp=4,cp=2,tp=2", "tp=2,cp=4,pp=2,dp=1", "cp=2,dp=4,tp=4", "dp=4,pp=3,tp=2"])
+def test_a_job_with_experts_bundles_and_an_interleaved_pipeline_ends(mesh: str) -> None:
+    made = layout.lay_out(mesh, "hash", "axis", experts=2, model=True)
+    shape = program.Shape(schedule="interleaved", microbatches=2 * made.size("pp"), bundled=True)
+    stages = [program.step(made, shape, stage) for stage in range(made.size("pp"))]
+    run = execute.Run(execute.Plan(made, stages, steps=2, ahead=16))
+    assert all(rank.ended and all(record.done for record in rank.records) for rank in run.ranks)
+    assert {"ep", "tp"} <= {record.group.kind for rank in run.ranks for record in rank.records}
+    assert len({group.name for group in made.groups}) == len(made.groups)
+    counted = entries.Recorder(run, cases.START_NS).dump(0, entries.Settings()).entries
+    assert [entry.record for entry in counted] == list(range(len(counted)))
+    last = {entry.line.group.kind: entry for entry in counted}
+    assert all(entry.op_id >= entry.cseq for entry in last.values())
+
+
+def test_ranks_send_their_experts_unequal_numbers_of_tokens_and_that_is_no_fault() -> None:
+    case = flight_recorder.make(2, 64, "stuck-ep", entries.Settings())
+    found = [
+        entry for dump in _documents(case).values() for entry in dump["entries"] if "to_all" in entry["profiling_name"]
+    ]
+    assert len({str(entry["input_sizes"]) for entry in found}) > 1
+    assert any(entry["state"] == "completed" for entry in found)
+
+
+def test_collectives_of_a_bundle_share_a_number_and_only_their_closing_entry_completes() -> None:
+    made = layout.lay_out("dp=4,tp=4")
+    stages = [program.step(made, program.Shape(bundled=True), 0)]
+    recorder = entries.Recorder(execute.Run(execute.Plan(made, stages, steps=1)), cases.START_NS)
+    found = [entry for entry in recorder.dump(5, entries.Settings()).entries if entry.line.group.kind == "dp"]
+    gathers = [entry for entry in found if entry.cseq == 1]
+    assert [entry.line.name for entry in gathers] == ["nccl:_all_gather_base"] * 2 + ["nccl:coalesced"]
+    assert [entry.state for entry in gathers] == ["scheduled", "scheduled", "completed"]
+    assert [entry.op_id for entry in gathers] == [1, 2, 2]
 
 
 @pytest.mark.parametrize("name", cases.NAMES)

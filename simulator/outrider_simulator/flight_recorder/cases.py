@@ -25,10 +25,11 @@ PREFIX: Final = "rank_"
 LOST: Final = 4  # dumps that a case with lost dumps lacks
 NAMES: Final = (
     *("healthy", "idle", "link", "two", "lost", "slow-host", "slow-device", "killed", "killed-node"),
-    *("stuck-tp", "stuck-cp", "stuck-pp", "stuck-dp", "stuck-world", "stuck-embedding"),
+    *("stuck-tp", "stuck-cp", "stuck-pp", "stuck-dp", "stuck-world", "stuck-embedding", "stuck-ep"),
     *("wrong-op", "wrong-size", "wrong-dtype", "skipped", "extra"),
     *("no-send", "no-recv", "both-receive", "swapped", "device-late", "device-endless"),
 )
+DESCRIPTIONS: Final = ("axis", "mesh", "mesh", "megatron", "undefined")
 _TRIES: Final = 60
 
 
@@ -106,19 +107,22 @@ def make(
 ) -> Case:
     """The case of a seed. ``name`` picks the fault (one of NAMES), ``settings`` how all ranks record.
 
-    ``mesh`` (such as ``dp=2,pp=2,cp=1,tp=2``) is drawn when it is empty. Raises ValueError where no job of up to
+    ``mesh`` (such as ``dp=2,pp=2,cp=1,tp=2``) is drawn when it is empty; a job on a given one is plain, without bundles
+    or an interleaved pipeline, and has experts only where the fault needs them. Raises ValueError where no job of up to
     ``ranks_max`` ranks, or of this mesh, can have the fault.
     """
     chance = random.Random(seed)
     name = name or chance.choice(NAMES)
     for _ in range(_TRIES):
-        job, plan = _job(chance, mesh or _mesh(chance, ranks_max))
+        job, plan = _job(chance, mesh or _mesh(chance, ranks_max), name, not mesh)
         made = _attempt(name, job, plan)
         if made is not None:
             run, truth = made
-            each = [settings] * job.layout.world if settings else _settings(chance, job.layout.world, name)
+            each = [settings] * job.layout.world if settings else _settings(chance, job, name)
             truth = dataclasses.replace(truth, identifiable=_identifiable(truth, run, each))
-            clocks = {node: chance.gauss(0, 0.002) for node in range(job.layout.world)}
+            # Hosts that agree on the time, and some that do not.
+            apart = 0.002 if mesh else chance.choice((0.002, 0.002, 0.002, 1.0))
+            clocks = {node: chance.gauss(0, apart) for node in range(job.layout.world)}
             recorder = entries.Recorder(run, START_NS, clocks)
             return Case(seed, truth, run, each, recorder, _moments(name, chance, run))
     raise ValueError(f"no job for the fault {name!r} in {_TRIES} tries of seed {seed} with at most {ranks_max} ranks")
@@ -140,22 +144,33 @@ def _mesh(chance: random.Random, ranks_max: int) -> str:
     return ",".join(f"{axis}={sizes[axis]}" for axis in order)
 
 
-def _job(chance: random.Random, mesh: str) -> tuple[faults.Job, execute.Plan]:
-    """How the job on a mesh is written and made."""
-    naming, words = chance.choice(layouts.NAMINGS), chance.choice(("mesh", "mesh", "megatron", "undefined"))
-    layout = layouts.lay_out(mesh, naming, words, chance.random() < 0.7, chance.choice((4, 8)))
+def _job(chance: random.Random, mesh: str, name: str, wide: bool) -> tuple[faults.Job, execute.Plan]:
+    """How the job on a mesh is written and made; ``wide`` with experts, bundles and interleaving now and then."""
+    naming, words = chance.choice(layouts.NAMINGS), chance.choice(DESCRIPTIONS if wide else DESCRIPTIONS[1:])
+    embedding, node = chance.random() < 0.7, chance.choice((4, 8))
+    experts = chance.choice((1, 1, 1, 2, 4)) if wide else 1
+    if name == "stuck-ep":
+        experts = chance.choice((2, 4))
+    model = wide and chance.random() < 0.25
+    layout = layouts.lay_out(mesh, naming, words, embedding, node, experts, model)
+    in_line = layout.size("pp")
+    interleaves = wide and 1 < in_line <= 4 and chance.random() < 0.25
+    layers = chance.choice((1, 1, 2))
+    microbatches = chance.choice((2, 3, 4)) if in_line < 8 else chance.choice((2, 4))
+    schedule = chance.choice(("1f1b", "1f1b", "gpipe"))
     shape = program.Shape(
-        layers=chance.choice((1, 1, 2)),
-        microbatches=chance.choice((2, 3, 4)) if layout.size("pp") < 8 else chance.choice((2, 4)),
-        schedule=chance.choice(("1f1b", "1f1b", "gpipe")),
+        layers=layers,
+        microbatches=in_line if interleaves else microbatches,
+        schedule="interleaved" if interleaves else schedule,
         batched=chance.random() < 0.6,
         sequence=chance.random() < 0.7,
         ring=chance.random() < 0.5,
         sharded=chance.random() < 0.7,
         barrier=chance.random() < 0.3,
         old_names=chance.random() < 0.7,
+        bundled=wide and chance.random() < 0.15,
     )
-    stages = [program.step(layout, shape, stage) for stage in range(layout.size("pp"))]
+    stages = [program.step(layout, shape, stage) for stage in range(in_line)]
     plan = execute.Plan(
         layout,
         stages,
@@ -250,10 +265,13 @@ def _finding(fault: faults.Fault, run: execute.Run) -> dict[str, Any]:
     }
 
 
-def _settings(chance: random.Random, world: int, name: str) -> list[entries.Settings]:
+def _settings(chance: random.Random, job: faults.Job, name: str) -> list[entries.Settings]:
     """How the ranks record; now and then releases are mixed, or JSON is all there is."""
+    world = job.layout.world
+    bundled = any(call.members for lines in job.stages for call in lines)
+    versions = ("2.7", "2.9", "2.10") if bundled else ("2.3", "2.4", "2.7", "2.9", "2.10")
     one = entries.Settings(
-        version=chance.choice(("2.3", "2.4", "2.7", "2.9", "2.10", "2.10", "2.10")),
+        version=chance.choice((*versions, "2.10", "2.10")),
         ring=chance.choice((2000, 300, 300, 64)),
         form="json" if chance.random() < 0.12 else "pickle",
         stacks=chance.random() < 0.5,
@@ -262,7 +280,6 @@ def _settings(chance: random.Random, world: int, name: str) -> list[entries.Sett
         told_members=chance.random() < 0.2,
     )
     if chance.random() < 0.06:
-        versions = ("2.3", "2.4", "2.7", "2.9", "2.10")
         return [dataclasses.replace(one, version=chance.choice(versions)) for _ in range(world)]
     return [one] * world
 

@@ -144,10 +144,10 @@ class Recorder:
         duration = None
         if settings.timing and retired and record.done is not None and record.arrived is not None:
             duration = round((record.done - record.arrived) * 1e3, 6)
-        op = op_id - len(record.call.parts) if record.call.what == program.P2P else op_id
+        op = op_id - record.call.operations
         for place, line in enumerate(lines):
             moment = created + place * 700
-            if line.p2p and line.inputs:
+            if place < record.call.operations:
                 op += 1
             if line.event or settings.told_members:
                 yield Entry(line, number + place, cseq, pseq, op, moment, state, started, completed, retired, duration)
@@ -179,7 +179,8 @@ class Recorder:
         return (each[0], each[1], each[2]), entries
 
     def _lines_of(self, record: execute.Record) -> list[Line]:
-        key = (id(record.call), record.group.index, record.group.places[record.rank] if record.call.parts else -1)
+        differs = record.call.parts or record.call.op == program.ALL_TO_ALL
+        key = (id(record.call), record.group.index, record.group.places[record.rank] if differs else -1)
         found = self._lines.get(key)
         if found is None:
             found = self._lines[key] = list(_lines(record, self._pg_id(record.rank, record.group)))
@@ -221,9 +222,16 @@ def _lines(record: execute.Record, pg_id: int) -> Iterator[Line]:
     call, group = record.call, record.group
     thread = "pt_autograd_0" if call.place.startswith(("backward", "fsdp_reduce", "ddp")) else "python"
     if call.what == program.COLLECTIVE:
-        dtypes = ((call.dtype,) * len(call.inputs), (call.dtype,) * len(call.outputs))
         frames = stack(call.op, call.place)
-        yield Line(pg_id, group, f"nccl:{call.op}", call.inputs, call.outputs, dtypes, False, frames, thread, True)
+        both = ((call.dtype,), (call.dtype,))
+        for member in call.members:
+            name = f"nccl:{member.op}"
+            yield Line(pg_id, group, name, member.inputs, member.outputs, both, False, frames, thread, False)
+        inputs, outputs = call.inputs, call.outputs
+        if call.op == program.ALL_TO_ALL:
+            inputs, outputs = _uneven(record, inputs), _uneven(record, outputs, "out")
+        dtypes = ((call.dtype,) * len(inputs), (call.dtype,) * len(outputs))
+        yield Line(pg_id, group, f"nccl:{call.op}", inputs, outputs, dtypes, False, frames, thread, True)
         return
     place, size = group.places[record.rank], len(group.ranks)
     for part in call.parts:
@@ -236,6 +244,12 @@ def _lines(record: execute.Record, pg_id: int) -> Iterator[Line]:
     if call.batched:
         frames = stack("batch_isend_irecv", call.place)
         yield Line(pg_id, group, "nccl:coalesced", (), (), ((), ()), True, frames, thread, True)
+
+
+def _uneven(record: execute.Record, sizes: program.Sizes, end: str = "in") -> program.Sizes:
+    """The tokens that a router sends to, or gathers from, this member: about a quarter more or less than even."""
+    share = zlib.crc32(f"{record.call.place} {end} {record.group.places[record.rank]}".encode()) % 1000 / 2000 + 0.75
+    return tuple((int(first * share), *rest) for first, *rest in sizes)
 
 
 def stack(op: str, place: str) -> tuple[tuple[str, str, int], ...]:

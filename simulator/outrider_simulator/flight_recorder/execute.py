@@ -193,16 +193,13 @@ class Run:
         seqs = rank.seqs[group.index]
         if call.what == program.COLLECTIVE:
             seqs[0] += 1
-            entries, operations = 1, 1
         else:
             seqs[1] += 1
-            operations = len(call.parts)
-            entries = operations + call.batched
-        seqs[2] += operations
+        seqs[2] += call.operations
         record = Record(
             call, rank.number, group, (rank.step, rank.at - 1), rank.next_record, seqs[0], seqs[1], seqs[2], rank.time
         )
-        rank.next_record += entries
+        rank.next_record += call.entries
         rank.records.append(record)
         rank.pending.append(record)
         slow = self.plan.slow_device.get(rank.number, 1.0)
@@ -321,8 +318,8 @@ def per_step(calls: Sequence[program.Call]) -> tuple[dict[str, list[int]], int]:
         collective = call.what == program.COLLECTIVE
         found[0] += collective
         found[1] += not collective
-        found[2] += 1 if collective else len(call.parts)
-        entries += 1 if collective else len(call.parts) + call.batched
+        found[2] += call.operations
+        entries += call.entries
     return counts, entries
 
 

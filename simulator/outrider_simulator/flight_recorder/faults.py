@@ -136,7 +136,8 @@ def extra(job: Job) -> Fault | None:
     rank, index = found
     lines = list(job.lines(rank))
     call = lines[index]
-    more = call if job.chance.random() < 0.5 else replace(call, op="broadcast", inputs=((1,),), outputs=((1,),))
+    other = replace(call, op="broadcast", inputs=((1,),), outputs=((1,),), members=())
+    more = call if job.chance.random() < 0.5 else other
     kinds = ("order-mismatch", "collective-mismatch", "size-mismatch", "dtype-mismatch")
     return replace(job.fault("extra", kinds, rank, index), lines=[*lines[:index], more, *lines[index:]])
 
@@ -248,7 +249,10 @@ def _changed(
 
 
 def _other_op(call: program.Call, chance: random.Random) -> program.Call:
-    ops = ("all_reduce", "_all_gather_base", "_reduce_scatter_base", "broadcast", "all_to_all")
+    ops = ("all_reduce", "_all_gather_base", "_reduce_scatter_base", "broadcast", program.ALL_TO_ALL)
+    if call.members:  # one collective where the others make the batch
+        call = replace(call, op=call.members[0].op, inputs=call.members[0].inputs, outputs=call.members[0].outputs)
+        return replace(call, members=())
     # Newer releases call the same message by another name: that one mixes with it and is no fault.
     same = call.op.replace("all_gather_single", "_all_gather_base").replace("reduce_scatter_single", ops[2])
     return replace(call, op=chance.choice([op for op in ops if op not in (call.op, same)]))
@@ -260,7 +264,8 @@ def _other_size(call: program.Call, chance: random.Random) -> program.Call:
     def grown(sizes: program.Sizes) -> program.Sizes:
         return tuple((shape[0] * factor, *shape[1:]) if shape else (factor,) for shape in sizes)
 
-    return replace(call, inputs=grown(call.inputs), outputs=grown(call.outputs))
+    members = tuple(replace(each, inputs=grown(each.inputs), outputs=grown(each.outputs)) for each in call.members)
+    return replace(call, inputs=grown(call.inputs), outputs=grown(call.outputs), members=members)
 
 
 def _other_dtype(call: program.Call, chance: random.Random) -> program.Call:
@@ -302,6 +307,6 @@ FAULTS: Final[dict[str, Callable[[Job], Fault | None]]] = {
     "link": link,
     **{
         f"stuck-{axis}": (lambda job, axis=axis: stuck(job, axis))  # type: ignore[misc]
-        for axis in ("tp", "cp", "pp", "dp", "dp_cp", layouts.WORLD, layouts.EMBEDDING)
+        for axis in ("tp", "cp", "pp", "dp", "dp_cp", layouts.EXPERT, layouts.WORLD, layouts.EMBEDDING)
     },
 }

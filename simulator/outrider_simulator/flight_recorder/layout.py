@@ -10,10 +10,20 @@ from outrider import mesh as meshes
 
 WORLD: Final = "world"
 EMBEDDING: Final = "embedding"
+EXPERT: Final = "ep"
+MODEL: Final = "mp"  # all stages and tensor ranks of one replica
 
-# Descriptions of groups as three ways of making them leave it. Torch writes "undefined" where none is given.
+# Descriptions of groups as four ways of making them leave it. Torch writes "undefined" where none is given.
 DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
-    "mesh": {"tp": "mesh_tp", "cp": "mesh_cp", "pp": "mesh_pp", "dp": "mesh_dp", "dp_cp": "mesh_dp_cp"},
+    "mesh": {
+        "tp": "mesh_tp",
+        "cp": "mesh_cp",
+        "pp": "mesh_pp",
+        "dp": "mesh_dp",
+        "dp_cp": "mesh_dp_cp",
+        EXPERT: "mesh_ep",
+    },
+    "axis": {"tp": "tp", "cp": "cp", "pp": "pp", "dp": "dp", "dp_cp": "dp_cp", EXPERT: "ep", MODEL: "mp"},
     "megatron": {
         "tp": "TENSOR_MODEL_PARALLEL_GROUP",
         "cp": "CONTEXT_PARALLEL_GROUP",
@@ -21,6 +31,8 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "dp": "DATA_PARALLEL_GROUP",
         "dp_cp": "DATA_PARALLEL_GROUP_WITH_CP",
         EMBEDDING: "EMBEDDING_GROUP",
+        EXPERT: "EXPERT_MODEL_PARALLEL_GROUP",
+        MODEL: "MODEL_PARALLEL_GROUP",
     },
     "undefined": {},
 }
@@ -63,9 +75,18 @@ class Layout:
 
 
 def lay_out(
-    mesh: str, naming: str = "counter", descriptions: str = "mesh", embedding: bool = True, ranks_per_node: int = 8
+    mesh: str,
+    naming: str = "counter",
+    descriptions: str = "mesh",
+    embedding: bool = True,
+    ranks_per_node: int = 8,
+    experts: int = 1,
+    model: bool = False,
 ) -> Layout:
     """Make every group of a mesh text. Data is sharded over dp and cp together where there is a cp axis.
+
+    ``experts``: so many data ranks, one after another, share the experts of a layer; left out where they do not go
+    into the data ranks evenly. ``model``: the ranks of one replica over pp and tp have a group of their own.
 
     ``naming``: ``counter`` gives each group of the job its own number; ``hash`` digests the members; ``split`` gives
     all groups of one axis the same name on different ranks, as splitting a communicator does.
@@ -79,6 +100,12 @@ def lay_out(
         found = _along(layout, axes)
         if len(found[0]) > 1 and (len(axes) == 1 or sizes["dp"] > 1):
             members.append(("_".join(axes), found))
+    replicas = _along(layout, data)
+    if experts > 1 and len(replicas[0]) % experts == 0:
+        blocks = [ranks[at : at + experts] for ranks in replicas for at in range(0, len(ranks), experts)]
+        members.append((EXPERT, blocks))
+    if model and sizes["pp"] > 1 and sizes["tp"] > 1 and len(replicas[0]) > 1:
+        members.append((MODEL, _along(layout, ("pp", "tp"))))
     if embedding and sizes["pp"] > 2:
         members.append((EMBEDDING, [(ranks[0], ranks[-1]) for ranks in _along(layout, ("pp",))]))
     groups: list[Group] = []
@@ -108,5 +135,6 @@ def _name(naming: str, kind: str, ranks: tuple[int, ...], counter: int, axis: in
     if kind == WORLD:
         return "0"
     if naming == "hash":
-        return hashlib.sha256(",".join(map(str, ranks)).encode()).hexdigest()[:40]
+        twice = kind if kind in (EXPERT, MODEL) else ""  # other groups may have the very same members
+        return hashlib.sha256((",".join(map(str, ranks)) + twice).encode()).hexdigest()[:40]
     return str(axis) if naming == "split" else str(counter)
