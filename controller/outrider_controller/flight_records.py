@@ -145,6 +145,7 @@ class Gathering:
 
     def _verdict(self, nodes: Iterable[model.NodeDigest], seen: hints.Hints) -> Json:
         merged = merge.merge(nodes, None, self._mesh, self._world)
+        seen = _telling(seen, merged)
         alone = verdict.judge(merged) if seen.ranks else None
         found = verdict.judge(merged, seen)
         document = found.to_json()
@@ -199,6 +200,18 @@ def _hints(evidence: Sequence[Any]) -> hints.Hints:
     """What the looks told; ranks that do the same are read once where there are many."""
     groups = stalls.from_plain(evidence)
     return hints.from_groups(groups if len(groups) <= ALONE_MAX else stalls.group(item.evidence for item in groups))
+
+
+def _telling(seen: hints.Hints, merged: merge.Merged) -> hints.Hints:
+    """Without those that say only that a rank has ended where its record tells what it died in, or where all have."""
+    alive = any(hint.state not in ("gone", "unknown") for hint in seen.ranks.values())
+    return hints.Hints(
+        {
+            rank: hint
+            for rank, hint in seen.ranks.items()
+            if hint.state != "gone" or (alive and rank not in merged.ranks)
+        }
+    )
 
 
 def _mesh(text: str, world: int) -> meshes.Mesh | None:

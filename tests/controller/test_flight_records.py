@@ -123,6 +123,21 @@ def test_looks_at_the_ranks_reach_the_verdict_and_broken_ones_do_not_hurt() -> N
     assert verdict(answers.of(made, EACH), evidence=[7, {"rank": "x"}])["culprits"] == list(made.truth.culprits)
 
 
+@pytest.mark.parametrize("living", [False, True])
+def test_that_ranks_have_ended_does_not_clear_those_whose_records_tell_what_they_died_in(living: bool) -> None:
+    """After a time-out all are gone, the one that they had waited for because we ended it; its record is not there."""
+    made = case()
+    [culprit] = made.truth.culprits
+    told = answers.of(made, EACH)
+    node = told[f"n{culprit // EACH}"]
+    node["digest"]["ranks"] = [row for row in node["digest"]["ranks"] if row[0] != culprit]
+    looks = [{"rank": rank, "state": "gone"} for rank in range(8)]
+    if living:
+        spins = {"state": "running", "cpu": 0.9, "moved": False, "frames": ["/job/data.py:12 in shuffle"]}
+        looks[culprit] = {"rank": culprit, "answered": "py-spy", **spins}
+    assert verdict(told, evidence=looks)["culprits"] == [culprit]
+
+
 @pytest.mark.parametrize("name", ["stuck-tp", "device-late", "no-send", "two"])
 def test_the_verdict_without_looks_is_told_beside_the_one_with_them(name: str) -> None:
     told = answers.of(case(name), EACH)
