@@ -230,9 +230,21 @@ def _stages(merged: Merged) -> dict[int, tuple[object, ...]]:
 
 
 def _carriers(merged: Merged) -> set[int]:
-    """Groups in which somebody sends or receives."""
+    """Groups in which somebody sends or receives, but for rings: round a ring every member does the same."""
     return {
         at
         for at, group in enumerate(merged.groups)
-        if group.told and any(merged.ranks[rank].groups[slot].pairs for rank, slot in group.slots.items())
+        if group.told
+        and any(merged.ranks[rank].groups[slot].pairs for rank, slot in group.slots.items())
+        and not _is_ring(merged, at)
     }
+
+
+def _is_ring(merged: Merged, at: int) -> bool:
+    """Do all members send and receive the same number of places on? Two ranks may be a pipeline as well."""
+    group = merged.groups[at]
+    size, steps = len(group.ranks), set()
+    for rank, slot in group.slots.items():
+        me = group.ranks.index(rank)
+        steps.add(frozenset(((pair.peer - me) % size, pair.sends) for pair in merged.ranks[rank].groups[slot].pairs))
+    return size > 2 and len(steps) == 1

@@ -33,9 +33,10 @@ SHARE: Final = 0.25  # late by this part of the time between two collectives of 
 WAITED: Final = 0.5  # and by this part of the time that the others spent in the collective
 FLOOR_NS: Final = 200_000  # less than this is nobody's fault
 FLOOR_BY_CALLS_NS: Final = 10_000_000
-CLOCK_NS: Final = 5_000_000  # no setting of a clock is better than this
-LOOK_NS: Final = 100_000_000  # torch looks for ends so often; one look tells no more about a clock
-SLOWER: Final = 4.0  # a slow host takes so many times as long between two calls as its mates
+LOOK_NS: Final = 100_000_000  # torch looks for ends so often, each process at moments of its own
+LOOK_SPREAD: Final = 0.41  # standard deviation of the difference of two such looks, in their distance: 1/sqrt(6)
+SLOWER: Final = 3.0  # a slow host takes so many times as long between two calls as its mates
+SLOWEST: Final = 1.25  # and so many times as long as any that only waits for it
 MATES_MIN: Final = 3
 BETWEEN_MIN_NS: Final = 500_000
 GAPS_MIN: Final = 12
@@ -86,7 +87,8 @@ def _root(merged: Merged, found: dict[int, _Late]) -> _Late | None:
         return None
     chosen = max(standing[first[0]], key=lambda late: (late.times, late.share))
     # What others are late by comes from it, so it is no more than its own.
-    return chosen if all(late.by_ns <= 2 * chosen.by_ns for late in found.values()) else None
+    own = max(late.by_ns for late in standing[first[0]])
+    return chosen if all(late.by_ns <= 2 * own for late in found.values()) else None
 
 
 def _is_behind(merged: Merged, rank: int, other: int) -> bool:
@@ -147,13 +149,12 @@ def _by_arrival(at: int, rows: Rows) -> _Late | None:
     clock, doubt = {}, 0.0
     for rank, row in rows.items():
         off = [row[k][1] - ends[k] for k in whole]
-        clock[rank] = statistics.median(off)
+        clock[rank] = statistics.mean(off)
         looks = len({row[k][1] for k in whole})
-        spread = statistics.pstdev(off) if looks > 2 else LOOK_NS
-        doubt = max(doubt, CLOCK_NS, spread / math.sqrt(looks))
+        doubt = max(doubt, max(statistics.pstdev(off), LOOK_SPREAD * LOOK_NS) / math.sqrt(looks))
     lates = [{rank: row[k][0] - clock[rank] for rank, row in rows.items()} for k in whole]
     found = _judge(at, rows, lates, "the times of the calls")
-    return found if found is not None and found.by_ns >= max(FLOOR_BY_CALLS_NS, 4 * doubt) else None
+    return found if found is not None and found.by_ns >= max(FLOOR_BY_CALLS_NS, 3 * doubt) else None
 
 
 def _whole(rows: Rows, column: int) -> list[int]:
@@ -194,25 +195,28 @@ def _slow_host(case: cases.Case) -> tuple[int, float, float] | None:
         between = _between(case.merged, rank)
         if between:
             by_role[case.orders.role(rank)][rank] = between
-    found = []
+    slow: list[tuple[float, int, float]] = []
     for of_role in by_role.values():
-        if len(of_role) <= MATES_MIN:
-            continue
-        rank = max(of_role, key=lambda one: of_role[one])
-        others = sorted(time for one, time in of_role.items() if one != rank)
-        if of_role[rank] >= max(BETWEEN_MIN_NS, SLOWER * others[-1]):
-            found.append((rank, of_role[rank], statistics.median(others)))
-    return found[0] if len(found) == 1 else None
+        usual = sorted(of_role.values())[len(of_role) // 4]
+        if len(of_role) > MATES_MIN:
+            least = max(BETWEEN_MIN_NS, SLOWER * usual)
+            slow += [(time, rank, usual) for rank, time in of_role.items() if time >= least]
+    slow.sort(reverse=True)
+    if not slow or (len(slow) > 1 and slow[0][0] < SLOWEST * slow[1][0]):
+        return None
+    time, rank, usual = slow[0]
+    near = {other for at in case.merged.of_rank.get(rank, ()) for other in case.merged.groups[at].ranks}
+    return (rank, time, usual) if all(other in near for _, other, _ in slow) else None
 
 
 def _between(merged: Merged, rank: int) -> float:
-    """The lower quartile of the times from one recorded collective to the next, 0 where there are few."""
+    """How long the host takes at least from one recorded collective to the next (a tenth are quicker), 0 if few."""
     times: list[int] = []
     for group in merged.ranks[rank].groups:
         times += [time for time in array("q", group.arrivals)[::3] if time]
     times.sort()
     gaps = sorted(b - a for a, b in itertools.pairwise(times))
-    return float(gaps[len(gaps) // 4]) if len(gaps) >= GAPS_MIN else 0.0
+    return float(gaps[len(gaps) // 10]) if len(gaps) >= GAPS_MIN else 0.0
 
 
 def _told_host(case: cases.Case, host: tuple[int, float, float], own: list[_Late]) -> Finding:
