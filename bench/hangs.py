@@ -28,6 +28,7 @@ from outrider_controller.core import records
 POINTS: Final = ("step", "start", "checkpoint", "before-load", "evaluation", "first-step", "load")
 OF_A_RESTART: Final = ("start", "before-load", "load", "first-step")
 ANY: Final = "any moment"
+CONFIDENT: Final = 0.7
 CAUSES: Final = {"stop": "rank-stopped", "spin": "rank-hung"}
 
 
@@ -43,6 +44,7 @@ class Trial:
     suspected_s: float | None
     incident_s: float
     next_step_s: float
+    recorded: tuple[str, tuple[int, ...], float]  # verdict, culprits and confidence of the flight records
 
     @property
     def right(self) -> bool:
@@ -107,18 +109,28 @@ def _one(job: bench.Job, kind: str, point: str, chance: random.Random) -> Trial:
         suspected.at - at if suspected is not None else None,
         opened.at - at,
         step.at - at,
+        _recorded(job, said.flight_recorder),
     )
     _tell(trial, said)
     return trial
 
 
+def _recorded(job: bench.Job, effect: str) -> tuple[str, tuple[int, ...], float]:
+    """What the flight records said, as it stands in the ledger."""
+    found = next((row.result for row in job.rows(records.EffectDone) if effect and row.effect == effect), {})
+    told = found.get("flight_recorder") or {"verdict": "none read", "culprits": [], "confidence": 0.0}
+    return told["verdict"], tuple(told["culprits"]), told["confidence"]
+
+
 def _tell(trial: Trial, said: records.Diagnosed) -> None:
     suspected = "-" if trial.suspected_s is None else f"{trial.suspected_s:.1f} s"
     verdict = "right" if trial.right else f"WRONG: {said.sentence}"
+    kind, culprits, confidence = trial.recorded
     print(
         f"{trial.kind:<4} {trial.point:<11} rank {trial.rank}: suspected {suspected}, "
         f"incident {trial.incident_s:.1f} s, next step {trial.next_step_s:.1f} s; "
-        f"named {list(trial.named)} {trial.cause}: {verdict} ({bench.load()})",
+        f"named {list(trial.named)} {trial.cause}: {verdict}; flight records: {kind} {list(culprits)} {confidence:.2f} "
+        f"({bench.load()})",
         flush=True,
     )
 
@@ -135,7 +147,11 @@ def _summary(trials: list[Trial], equal: bool) -> int:
                     f"{kind} while {words}: {len(found)} hangs, incident after {incident:.1f} s (median), "
                     f"next step after {statistics.median(back):.1f} s ({min(back):.1f} to {max(back):.1f})"
                 )
+    exact = sum(trial.recorded[1] == (trial.rank,) for trial in trials)
+    false = [trial for trial in trials if set(trial.recorded[1]) - {trial.rank}]
+    sure = sum(trial.recorded[2] >= CONFIDENT for trial in false)
     print(f"hung rank named rightly: {right} of {len(trials)}, {bench.load()}")
+    print(f"by the flight records: it alone {exact}, another rank too or instead {len(false)} ({sure} with confidence)")
     return int(right < len(trials) or not equal)
 
 
