@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,9 @@ from outrider import vocabulary
 from outrider_cli import errors, fr_answer, parsing, progress_line
 
 MANY: Final = 64  # files from which on progress is shown
-DIGEST_BYTES_MAX: Final = 512 << 20
+DIGEST_BYTES_MAX: Final = 512 << 20  # 16,384 ranks of full rings take 190 MB
+MEMORY_BYTES: Final = 64 << 20
+MEMORY_EACH: Final = 6  # for each byte of a digest: its text, and the lists and texts made of it
 GROUPS_BYTES_MAX: Final = 64 << 20
 
 EXAMPLES = """\
@@ -64,6 +67,7 @@ def add_to(commands: Any) -> None:
         "merge", help="digests in, verdict out", description="Digests in, verdict out, as analyze gives it."
     )
     merge.add_argument("paths", metavar="DIGEST", nargs="+", help="what `outrider fr digest` wrote, or folders of it")
+    merge.add_argument("-o", "--output", metavar="OUT", help="write one digest of them all instead of a verdict")
     merge.set_defaults(handler=merge_digests)
     for each in (analyze, digest):
         each.add_argument("--copied", action="store_true", help="the files are copies: their times are not the dumps'")
@@ -103,28 +107,47 @@ def digest_dumps(options: argparse.Namespace) -> int:
 
 
 def merge_digests(options: argparse.Namespace) -> int:
-    """Judge digests."""
+    """Judge digests, or write them as one that can be merged again."""
+    began = time.monotonic()
+    nodes, unreadable = _read_digests(options.paths)
+    if not options.output:
+        seconds = {"read": time.monotonic() - began, "digest": 0.0}
+        return _judged(options, _knowledge(options), nodes, unreadable, seconds, [])
+    from outrider_analysis.flight_recorder import merge, model
+
+    for file, why in unreadable:
+        print(f"{_shown(file)}: {_shown(why)}", file=sys.stderr)
+    if not any(node.ranks for node in nodes):
+        raise errors.CommandError("none of the digests could be read; none was written")
+    whole = merge.combine(nodes)
+    whole = model.NodeDigest(whole.ranks, whole.memberships, whole.signatures, tuple(sorted(set(unreadable))))
+    _write(options.output, json.dumps(model.to_json(whole), separators=(",", ":")))
+    return vocabulary.EXIT_DONE
+
+
+def _read_digests(given: Sequence[str]) -> tuple[list[Any], list[tuple[str, str]]]:
+    """The digests, and what could not be read: files, and what their own makers could not."""
     from outrider_analysis.flight_recorder import model
 
-    knows = _knowledge(options)
-    began = time.monotonic()
     nodes: list[Any] = []
     unreadable: list[tuple[str, str]] = []
     line = progress_line.ProgressLine(sys.stderr)
-    paths = [path for given in options.paths for path in _digests(given)]
+    paths = [path for each in given for path in _digests(each)]
     for at, path in enumerate(paths):
         try:
-            node = model.from_json(_json(path, DIGEST_BYTES_MAX))
+            node = model.from_json(_bounded_json(path))
         except (OSError, ValueError, RecursionError) as error:
             unreadable.append((path, error.strerror or str(error) if isinstance(error, OSError) else str(error)))
+            continue
+        except MemoryError:
+            unreadable.append((path, "takes too much memory for a digest of its size"))
             continue
         nodes.append(node)
         unreadable += node.unreadable
         if len(paths) >= MANY:
             line.show(f"reading digests: {at + 1} of {len(paths)}")
     line.clear()
-    seconds = {"read": time.monotonic() - began, "digest": 0.0}
-    return _judged(options, knows, nodes, unreadable, seconds, [])
+    return nodes, unreadable
 
 
 def _digests(path: str) -> list[str]:
@@ -239,6 +262,21 @@ def _json(path: str, bytes_max: int) -> Any:
     if len(data) > bytes_max:
         raise ValueError(f"more than {bytes_max} bytes")
     return json.loads(data)
+
+
+def _bounded_json(path: str) -> Any:
+    """The JSON of a digest, in as much memory as one of its size needs. Raises OSError, ValueError and MemoryError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if sys.platform != "linux":
+        return _json(path, DIGEST_BYTES_MAX)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    bound = taken + MEMORY_BYTES + MEMORY_EACH * os.path.getsize(path)
+    resource.setrlimit(resource.RLIMIT_AS, (min([bound, *(each for each in (soft, hard) if each >= 0)]), hard))
+    try:
+        return _json(path, DIGEST_BYTES_MAX)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _write(path: str, text: str) -> None:

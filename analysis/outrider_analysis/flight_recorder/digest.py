@@ -54,7 +54,7 @@ class Digester:
             if other == text:
                 return key
         ranks = entries.parse_ranks(text)
-        key = "" if not ranks else hashlib.blake2b(ranges.encode(ranks).encode(), digest_size=8).hexdigest()
+        key = model.members_key(ranges.encode(ranks)) if ranks else ""
         alike.append((text, key))
         if key:
             self.memberships[key] = ranks

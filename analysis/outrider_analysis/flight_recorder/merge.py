@@ -96,6 +96,14 @@ def merge(
     return merged
 
 
+def combine(nodes: Iterable[model.NodeDigest]) -> model.NodeDigest:
+    """Several digests as one that can be merged again, a level between nodes and controller. Each rank is kept once."""
+    whole = model.join(nodes)
+    ranks, _ = _newest(whole.ranks)
+    unreadable = tuple(sorted(set(whole.unreadable)))
+    return model.NodeDigest(tuple(ranks.values()), whole.memberships, whole.signatures, unreadable)
+
+
 def axis_of(description: str) -> str:
     """``tp`` for ``mesh_tp`` or ``TENSOR_MODEL_PARALLEL_GROUP``; nothing where it names no single axis."""
     return _AXIS_OF.get(_bare(description), "")
@@ -129,7 +137,7 @@ def _newest(given: Sequence[model.RankDigest]) -> tuple[dict[int, model.RankDige
         other = ranks.get(item.rank)
         if other is not None:
             problems.append(f"rank {item.rank} was given more than once; the newest dump counts")
-            if _age(other) >= _age(item):
+            if (_age(other), repr(other)) >= (_age(item), repr(item)):  # the same one, whichever came first
                 continue
         ranks[item.rank] = item
     return dict(sorted(ranks.items())), problems[:16]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -168,6 +169,11 @@ def join(nodes: Iterable[NodeDigest]) -> NodeDigest:
     return NodeDigest(tuple(ranks), memberships, signatures, tuple(unreadable))
 
 
+def members_key(text: str) -> str:
+    """The key of a membership by its text, as ``ranges.encode`` writes it; so nobody can give it other members."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
 def to_json(node: NodeDigest) -> dict[str, Any]:
     """Plain JSON of one digest; rows are lists in the order of the fields, since keys would be most of the text."""
     return {
@@ -214,6 +220,8 @@ def _memberships(given: Any) -> dict[str, tuple[int, ...]]:
         if type(text) is not str:
             raise ValueError(f"memberships, {rows.shown(key)}: {rows.shown(text)} instead of ranks such as '0-7'")
         try:
+            if key != members_key(text):
+                raise ValueError(f"{rows.shown(text)} is not what this key stands for")
             found[key] = ranges.decode(text, left)
         except ValueError as error:
             raise ValueError(f"memberships, {rows.shown(key)}: {error}") from error

@@ -115,6 +115,8 @@ def rank_of(name: str) -> int | None:
 def _dump(form: str, found: object) -> Dump | Unreadable:
     given: object = None
     if type(found) is list:
+        if found and not any(type(entry) is dict for entry in found):
+            return Unreadable("foreign", f"a {form} of a list without a single mapping, but no flight record")
         found = {"entries": found}
         version: tuple[int, int] | None = (1, 0)
     elif type(found) is dict and any(key in found for key in _KNOWN[:4]):
@@ -157,6 +159,8 @@ def _entries(given: object, problems: list[str]) -> tuple[Mapping[str, Any], ...
     if len(given) > ENTRIES_MAX:
         problems.append(f"entries: {len(given)}; the newest {ENTRIES_MAX} are read")
         given = given[-ENTRIES_MAX:]
+    if set(map(type, given)) <= {dict}:
+        return tuple(given)
     entries = tuple(entry for entry in given if type(entry) is dict)
     if len(entries) < len(given):
         problems.append(f"entries: {len(given) - len(entries)} are no mappings; passed over")

@@ -116,7 +116,9 @@ class Verdict:
 
     @property
     def kind(self) -> str:
-        """The verdict of the first finding; ``none`` without one."""
+        """The verdict of the first finding; ``none`` without one, and ``unknown`` where no rank was heard."""
+        if not self.merged.ranks:
+            return "unknown"
         return self.findings[0].kind if self.findings else "none"
 
     @property
