@@ -305,6 +305,7 @@ def _conclude(this: _Demo, outcome: supervision.Outcome, compared: demo_job.Comp
     if faults:
         print("What was really done, and what the controller made of it without being told:")
         print(demo_findings.table(faults))
+        print("".join(f"{line}\n" for line in demo_findings.recorded(faults)), end="")
     print(f"{outcome.sentence}.")
     for kind in left:
         print(f"The fault {kind} was not injected: the job was not well again before its last steps.")

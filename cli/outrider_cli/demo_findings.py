@@ -64,6 +64,15 @@ def table(faults: Sequence[Json]) -> str:
     return views.table(head, rows) if rows else ""
 
 
+def recorded(faults: Sequence[Json]) -> list[str]:
+    """A line for each fault of which the ranks' flight records told."""
+    return [
+        f"{fault['fault']}, by the flight records ({found['confidence']:.0%} sure): {found['sentence']}"
+        for fault in faults
+        if (found := fault.get("flight_recorder")) is not None
+    ]
+
+
 def all_right(faults: Sequence[Json]) -> bool:
     """Every fault led to an incident of the right cause that names the right rank or host."""
     return all(fault["cause_right"] and fault["named"] is not False for fault in faults)
@@ -81,7 +90,8 @@ def _led_to(fault: Json, until: float, one: Json) -> bool:
 
 def _verdict(fault: Json, one: Json | None) -> Json:
     if one is None:
-        return {"incident": None, "cause": None, "cause_right": False, "named": False, "back_s": None}
+        nothing = {"incident": None, "cause": None, "cause_right": False, "named": False, "back_s": None}
+        return nothing | {"flight_recorder": None}
     hit, suspects = fault["fault"], one["suspects"]
     named: bool | None = suspects["ranks"] == [fault["rank"]]
     if hit in vocabulary.DEMO_FAULTS_SIMULATED:
@@ -100,8 +110,14 @@ def _verdict(fault: Json, one: Json | None) -> Json:
         "cause_right": one["cause"] in CAUSES[hit] and fault.get("damage_refused") != "",
         "named": named,
         "back_s": max(0.0, stepped - fault["at"]) if one["attempt_after"] is not None else None,
+        "flight_recorder": _recorded(one.get("flight_recorder")),
         **({"damage_refused": fault["damage_refused"]} if "damage_refused" in fault else {}),
     }
+
+
+def _recorded(found: Json | None) -> Json | None:
+    """Whom the flight records named, and in what words."""
+    return {key: found[key] for key in ("verdict", "culprits", "confidence", "sentence")} if found else None
 
 
 def _refusal(path: str, found: Json) -> str:

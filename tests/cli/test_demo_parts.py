@@ -167,6 +167,24 @@ def test_each_fault_is_set_beside_its_own_incident_and_a_wrong_name_is_a_wrong_n
     assert "WRONG" in demo_findings.table([first, second])
 
 
+def test_what_the_flight_records_said_stands_beside_the_fault() -> None:
+    told = {
+        "verdict": "rank-missing",
+        "culprits": [2],
+        "confidence": 0.95,
+        "sentence": "Rank 2 never came.",
+        "graph": {},
+    }
+    faults = [injected("spin", 1, 2), injected("kill", 21, 3, attempt=1)]
+    incidents = [
+        incident("a", 1, "rank-hung", [2], flight_recorder=told),
+        incident("b", 20, "rank-killed", [3], attempt_before=1),
+    ]
+    found = demo_findings.judge(faults, incidents)
+    assert [fault["flight_recorder"] and fault["flight_recorder"]["culprits"] for fault in found] == [[2], None]
+    assert demo_findings.recorded(found) == ["spin, by the flight records (95% sure): Rank 2 never came."]
+
+
 def test_a_fault_that_nobody_noticed_is_not_right() -> None:
     [alone] = demo_findings.judge([injected("spin", 50, 1)], [incident("a", 0, "rank-hung", [1])])
     assert alone["incident"] is None

@@ -12,6 +12,7 @@ SENTENCES: Final = {
     "device-stuck": "The device of rank {who} has not finished all_reduce 41 of mesh_dp, which its peers have.",
     "all-joined-stuck": "All members of mesh_dp have joined all_reduce 41 and none finishes.",
     "unknown": "Waits lead to several ranks that the records cannot tell apart: {who}.",
+    "straggler": "Nothing is stuck; rank {who} comes last again and again.",
     "none": "Nobody waits for a rank that does not come.",
 }
 

@@ -56,6 +56,9 @@ HUNG, STOPPED, ALL, WORK, BLIND = "rank-hung", "rank-stopped", "job-stalled", "w
         (look(HUNG, 2), record("none"), HUNG, (2,), False, 0.85),
         (look(HUNG, 2), record("rank-missing", 1, 3, confidence=0.5), HUNG, (2,), True, 0.6),
         (look(HUNG, 2, confidence=0.7), record("rank-missing", 2, confidence=0.5), HUNG, (2,), False, 0.85),
+        (look(HUNG, 2), record("straggler", 1), HUNG, (2,), False, 0.85),
+        (look(HUNG, 2), record("straggler", 2), HUNG, (2,), False, 0.85),
+        (look(ALL, confidence=0.7), record("straggler", 2), ALL, (), False, 0.7),
         (look(STOPPED, 2), record("none"), STOPPED, (2,), False, 0.95),
         # Ranks at work are never called hung because of a record.
         (look(WORK, confidence=0.5), record("rank-missing", 2), WORK, (), False, 0.5),

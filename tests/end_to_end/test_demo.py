@@ -71,6 +71,21 @@ def test_the_whole_demo_is_hit_by_every_fault_names_each_and_loses_no_bit(world:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [1, 4])
+def test_the_flight_records_name_the_rank_that_spins_and_the_one_that_is_stopped_and_nobody_else(
+    world: World, seed: int
+) -> None:
+    report, said = demo(world, "--faults", "spin,stop", "--steps", "40", "--seed", str(seed), wait_s=850)
+    assert report["loss_equal_to_uninterrupted"] is True
+    incidents = {one["id"]: one for one in report["incidents"]}  # type: ignore[attr-defined]
+    for fault in report["faults"]:  # type: ignore[attr-defined]
+        found = incidents[fault["incident"]]["flight_recorder"]
+        assert {rank for one in found["findings"] for rank in one["culprits"]} == {fault["rank"]}, found
+        assert found["sentence"] in said
+
+
+@pytest.mark.slow
 def test_all_four_axes_come_back_from_a_kill_with_equal_bits(world: World) -> None:
     report, _ = demo(world, "--mesh", "dp=2,pp=2,cp=2,tp=2", "--steps", "16", "--faults", "kill")
     assert report["loss_equal_to_uninterrupted"] is True

@@ -135,15 +135,16 @@ def by_looks_alone(look: stalls.Verdict) -> Joined:
 
 def _undecided(look: stalls.Verdict, record: records.FlightRecord) -> Joined:
     """The record names nobody that could be believed alone: it bears the look out, casts doubt, or adds nothing."""
-    if look.kind != _NOBODY and set(look.ranks) & set(record.culprits):
+    slow = record.verdict == "straggler"  # names who is late, and says that nothing is stuck
+    if look.kind != _NOBODY and not slow and set(look.ranks) & set(record.culprits):
         return Joined(_agreed(look, record, look.ranks))
     if look.kind in (_STOPPED, _NOT_SEEN):
         return Joined(look)
-    open_ = {*record.candidates, *record.culprits}
+    open_ = set() if slow else {*record.candidates, *record.culprits}
     if look.ranks and open_ and open_.isdisjoint(look.ranks):
         text = f"the flight record points elsewhere, at rank {stalls.ranges(open_)}"
         return Joined(_with(look, min(look.confidence, DOUBT_MAX), f"{look.sentence}; {text}"), doubt=True)
-    if record.verdict == "none":
+    if slow or record.verdict == "none":
         text = "by its flight record nobody waits for a rank that does not come"
         return Joined(_with(look, min(look.confidence, NONE_MAX), f"{look.sentence}; {text}"))
     return Joined(look)
