@@ -60,6 +60,8 @@ def serve():
         def do_POST(self):
             name = self.path.rpartition("/")[2]
             known = {"dump_nccl_trace_pickle": data, "dump_nccl_trace_json": record, "fr_trace_json": EMPTY}
+            if name == "dump_nccl_trace_pickle":
+                (begun / f"stacks-asked-{rank}-{time.monotonic_ns()}").touch()
             if name == "dump_nccl_trace_pickle" and how == "socket, lock held":
                 time.sleep(600)
             self.send_response(200 if name in known else 404)

@@ -79,6 +79,8 @@ def test_ranks_with_nccl_are_asked_on_their_control_sockets_and_without_stacks_w
         assert sorted(path.name for path in recorders.kept(found)[0].parent.iterdir()) == sorted(names.values())
         pending = [one["rank"] for one in found["ranks"] if one["pending"]]
         assert pending, "what NCCL's own recorder tells is in the evidence too"
+        assert recorders.ranks(await job.capture(8.0)) == [0, 1, 2, 3]
+        assert len(list(job.begun.glob("stacks-asked-1-*"))) == 1, "who does not tell its stacks is asked once"
 
     recorders.play(scenario)
 
@@ -153,7 +155,7 @@ def test_a_collecting_process_that_hangs_or_never_stops_talking_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sought = gather.Sought("j", 1, "n0", tmp_path, str(tmp_path), {0: 0}, (tmp_path,))
-    known = '{"digest": null, "files": {"0": "/kept"}, "notes": ["so far"]}'
+    known = '{"digest": null, "files": {"0": "/kept"}, "notes": ["so far"], "silent": [0]}'
     for words, files, why in (
         (f"echo '{known}'; exec sleep 600", {"0": "/kept"}, "was ended after"),
         ("exec cat /dev/zero", {}, "more than"),

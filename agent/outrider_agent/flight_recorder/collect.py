@@ -54,7 +54,8 @@ class Rank:
 
 class Collection:
     """One capture. ``plan``: home, generation, ranks (pid by rank, 0 for one that has ended), control (prefix of
-    the sockets), keep (folders that may be kept in, the first that can), node, name, within_s, rank_bytes, bytes_max.
+    the sockets), no_stacks (ranks that are not asked for theirs), keep (folders, the first that can be written counts),
+    node, name, within_s, rank_bytes, bytes_max.
     """
 
     def __init__(self, plan: dict[str, Any]) -> None:
@@ -68,22 +69,23 @@ class Collection:
         self.job = find.Job()
         self.asking: dict[int, threading.Thread] = {}
         self.answers: dict[int, list[str]] = {}
+        self.silent: list[int] = []  # ranks whose stacks did not come
 
     def run(self) -> None:
         """All of it; says what is known whenever that is more than before."""
         if not self._prepare():
-            say(None, {}, self.notes)
+            say(None, {}, self)
             return
         self._ask()
         self._take_older()
         self._close_asking()
         chosen = {rank.rank: rank.copies[0] for rank in self.ranks.values() if rank.copies}
-        say(None, chosen, self.notes)
+        say(None, chosen, self)
         if chosen:
             reading = reader.Reading(self.plan, self.until, self.note)
             digest, files = reading.all({rank.rank: rank.copies for rank in self.ranks.values()}, self._again)
             self._tidy(files)
-            say(digest, files, self.notes)
+            say(digest, files, self)
 
     def note(self, text: str) -> None:
         """Add to what could not be had."""
@@ -185,6 +187,8 @@ class Collection:
         ):
             if handler == ask.JSON and found:
                 continue  # it says the same without stacks
+            if handler == ask.PICKLE and rank in self.plan["no_stacks"]:
+                continue
             try:
                 file = f"{into}.answer{end}"
                 ask.by_socket(path, handler, file, self.ask_until - left * (1 - share))
@@ -195,6 +199,8 @@ class Collection:
                 whys.append(str(error))
                 if not isinstance(error, ask.Silent):
                     break
+                if handler == ask.PICKLE:
+                    self.silent.append(rank)
         if not found and whys:
             self.note(f"rank {rank}: {whys[-1]}")
 
@@ -272,9 +278,10 @@ class Collection:
                 files[number] = better
 
 
-def say(digest: Any, files: dict[int, str], notes: list[str]) -> None:
+def say(digest: Any, files: dict[int, str], told: Collection) -> None:
     """One line with all that is known."""
-    known = {"digest": digest, "files": {str(rank): path for rank, path in sorted(files.items())}, "notes": notes}
+    paths = {str(rank): path for rank, path in sorted(files.items())}
+    known = {"digest": digest, "files": paths, "notes": told.notes, "silent": sorted(told.silent)}
     ask.write(1, json.dumps(known, separators=(",", ":")).encode() + b"\n")
 
 
@@ -304,7 +311,7 @@ def main() -> None:
     except (OSError, MemoryError, pool.PoolError) as error:
         collection.note(f"the records could not all be collected: {type(error).__name__}: {error}")
         chosen = {rank.rank: rank.copies[0] for rank in collection.ranks.values() if rank.copies}
-        say(None, chosen, collection.notes)
+        say(None, chosen, collection)
     os._exit(0)  # threads that hang are left to the kernel
 
 

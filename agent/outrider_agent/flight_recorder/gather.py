@@ -26,6 +26,7 @@ RANK_BYTES: Final = 12 * 1024
 DIGEST_BYTES_MAX: Final = 2 << 20  # with the ranks' evidence this fits into one frame of the wire
 ANSWER_BYTES_MAX: Final = 3 << 20
 PIECE: Final = 64 * 1024
+JOBS_MAX: Final = 64
 REAP_S: Final = 0.5
 WITHIN_SHARE: Final = 0.92  # of the order's deadline; the rest is for starting a process and for the way
 
@@ -36,6 +37,7 @@ class _Said(msgspec.Struct):
     digest: dict[str, object] | None
     files: dict[str, str]
     notes: list[str]
+    silent: list[int]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class Gatherer:
 
     def __init__(self) -> None:
         self._limit = asyncio.Semaphore(AT_ONCE_MAX)
+        # Ranks of a job and generation that did not tell their stacks. Each such question holds a thread of theirs
+        # until the interpreter lock is let go of, and they have few, so it is put once.
+        self._silent: dict[tuple[str, int], set[int]] = {}
 
     async def gather(self, sought: Sought, name: str, within_s: float) -> Json:
         """``{"digest", "files", "notes"}`` within ``within_s`` seconds; dumps go to folder ``name``. Raises nothing."""
@@ -72,6 +77,10 @@ class Gatherer:
         except OSError as error:
             why = f"no process for collecting flight records could be started: {error.strerror or error}"
         answer = said[-1] if said else {"digest": None, "files": {}, "notes": []}
+        if silent := answer.pop("silent", None):
+            self._silent.setdefault((sought.job, sought.generation), set()).update(silent)
+            while len(self._silent) > JOBS_MAX:
+                self._silent.pop(next(iter(self._silent)))
         return {**answer, "notes": [*answer["notes"], why]} if why else answer
 
     async def _run(self, sought: Sought, name: str, within_s: float, said: list[Json]) -> str:
@@ -82,6 +91,7 @@ class Gatherer:
             "home": str(sought.home),
             "control": sought.control,
             "ranks": {str(rank): pid for rank, pid in sought.pids.items()},
+            "no_stacks": sorted(self._silent.get((sought.job, sought.generation), ())),
             "keep": [str(path) for path in sought.keep],
             "name": name,
             "within_s": within_s,

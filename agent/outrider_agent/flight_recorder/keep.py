@@ -21,7 +21,7 @@ FOLDER: Final = "flight-records"
 CAPTURES_MAX: Final = 8
 BYTES_MAX: Final = 256 << 20  # of all captures but the newest
 DUMP_BYTES_MAX: Final = 64 << 20  # a ring of 2,000 entries with stacks is 1 MB
-ROOM_BYTES_MIN: Final = 1 << 30  # that a copy has to leave on the disk
+ROOM_BYTES_MIN: Final = 128 << 20  # on the disk, before anything is copied there
 _ENDS: Final = (b".", b"}", b"]")  # a pickle and JSON; what is cut off seldom ends so
 
 
