@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -258,7 +259,8 @@ def _colours() -> bool:
 def _json(path: str, bytes_max: int) -> Any:
     """The JSON of a file. Raises OSError and ValueError."""
     with open(path, "rb") as file:
-        data = file.read(bytes_max + 1)
+        status = os.fstat(file.fileno())  # room is made for as much as is asked for
+        data = file.read((min(bytes_max, status.st_size) if stat.S_ISREG(status.st_mode) else bytes_max) + 1)
     if len(data) > bytes_max:
         raise ValueError(f"more than {bytes_max} bytes")
     return json.loads(data)
