@@ -37,15 +37,15 @@ STATES: Final = {
     "no-dump": "no dump",
 }
 NEXT: Final = {
-    "rank-missing": "look at that rank's process, its stack and its node; the others only wait",
-    "collective-mismatch": "compare the two calls in the code; look for a branch on rank or on data",
+    "rank-missing": "look at that rank's process, stack and node; the others only wait",
+    "collective-mismatch": "compare the two calls in the code; is there a branch on rank or data?",
     "size-mismatch": "find where that rank's tensor gets its shape; the others agree",
     "dtype-mismatch": "find where that rank's tensor gets its type; the others agree",
     "order-mismatch": "look for a branch on rank or on data before that call",
     "p2p-missing": "look at the partner's stack: it never made its half of the pair",
     "p2p-deadlock": "compare the order of its sends and recvs with that of its siblings",
     "device-stuck": "look at that GPU and its links (Xid, NVLink, ports), not at the code",
-    "all-joined-stuck": "look at the links between these ranks and the fabric; no rank is to blame",
+    "all-joined-stuck": "look at the links between these ranks and at the fabric",
     "straggler": "look at that rank's host and GPU: clocks, power, thermals, its disk",
     "unknown": "get the dumps that are missing, and the stacks of the candidates",
 }
@@ -100,7 +100,8 @@ def _finding(judged: Verdict, document: Mapping[str, Any], finding: Finding) -> 
         if ranks:
             yield from _row(label, fr_words.ranks(judged.merged, ranks))
     for evidence in finding.evidence[:EVIDENCE_MAX]:
-        if evidence not in finding.sentence:
+        told = finding.stack and finding.stack[0] in evidence  # stands below
+        if evidence not in finding.sentence and not told:
             yield from _row("because", evidence)
     if finding.confidence < SURE:
         told = any("left no dump" in evidence for evidence in finding.evidence)

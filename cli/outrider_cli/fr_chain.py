@@ -87,8 +87,6 @@ def _line(node: Node, depth: int) -> str:
 def _wait(told: Mapping[str, Any] | None) -> str:
     if told is None:
         return ""
-    if told["description"] is None and told["group"] is None:
-        return f"in {', '.join(fr_words.printable(kind) for kind in told['kinds'])}"
     name = fr_words.group(told)
     if told["op"] is None:
         return f"in {name}"

@@ -63,11 +63,15 @@ def shown(text: str, runs_max: int = RUNS_MAX) -> str:
 
 
 def group(told: Mapping[str, Any]) -> str:
-    """``mesh_tp``, else ``group 4``: a name may be a hash of 40 digits, or a stranger's novel."""
-    description, name = told.get("description"), str(told.get("group"))
+    """``mesh_tp``, else ``group 4``, else the axes of several: a name may be a hash of 40 digits, or a novel."""
+    description, name = told.get("description"), told.get("group")
     if description not in (None, "", "undefined"):
         return _cut(str(description), NAME_MAX)
-    return f"group {_cut(name, NAME_MAX) if name.isdigit() or not HASH.fullmatch(name) else name[:HASH_MAX]}"
+    if name is None:
+        return _cut(", ".join(map(str, told.get("kinds") or ["several groups"])), NAME_MAX)
+    axes = "".join(f"{kind} " for kind in told.get("kinds") or () if kind != name)
+    hashed = HASH.fullmatch(name) and not name.isdigit()
+    return f"{_cut(axes, NAME_MAX)}group {name[:HASH_MAX] if hashed else _cut(name, NAME_MAX)}"
 
 
 def _cut(text: str, width: int) -> str:

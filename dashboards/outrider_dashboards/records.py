@@ -105,8 +105,9 @@ def group(told: Mapping[str, Any]) -> str:
     if description not in (None, "", "undefined"):
         return str(description)
     if name is None:
-        return ", ".join(texts(told.get("kinds"))) or "several groups"
-    return f"group {str(name)[:HASH_SHOWN] if HASH.fullmatch(str(name)) else name}"
+        return f"{', '.join(texts(told.get('kinds'))) or 'several'} groups"
+    axes = "".join(f"{kind} " for kind in texts(told.get("kinds")) if kind != str(name))
+    return f"{axes}group {str(name)[:HASH_SHOWN] if HASH.fullmatch(str(name)) else name}"
 
 
 def operation(told: Mapping[str, Any]) -> str:

@@ -150,9 +150,15 @@ def _frame(text: str) -> str:
 
 
 def _why(finding: Json) -> str:
-    news = [text for text in records.texts(finding.get("evidence")) if text not in str(finding.get("sentence"))]
+    stack = records.texts(finding.get("stack"))
+    known = (str(finding.get("sentence")), *stack[:1])  # which stand on the page already
+    news = [text for text in records.texts(finding.get("evidence")) if not any(_says(one, text) for one in known)]
     said = "".join(f"<li>{words.safe(text)}</li>" for text in news[:SAID_MAX])
     return f'<h2 class="next">Why</h2><ul class="why">{said}</ul>' if said else ""
+
+
+def _says(known: str, text: str) -> bool:
+    return text in known or (known != "" and known in text)
 
 
 def limits(one: Json) -> str:

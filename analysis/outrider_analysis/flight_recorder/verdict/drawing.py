@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from outrider import mesh as meshes
 from outrider_analysis.flight_recorder import digest, model, ranges
 from outrider_analysis.flight_recorder.merge import Merged
 from outrider_analysis.flight_recorder.verdict import board as boards
@@ -23,6 +24,7 @@ SINGLE_MAX: Final = 8  # ranks that are drawn one by one
 LEGIBLE_MAX: Final = 24  # nodes that a person can follow; a finer drawing with more than this is not taken
 EDGES_MAX: Final = 800
 TABLES_MAX: Final = 64
+KIND_RANKS_MAX: Final = 4096  # of a group, to see along which axes it lies
 KINDS_MAX: Final = 6  # of groups that are named where several operations are drawn as one
 SIGNATURE_BYTES: Final = 4
 RUNS_MAX: Final = 48  # runs of ranks in one text
@@ -287,8 +289,14 @@ def _key(net: _Net, level: int, rank: int) -> Hashable:
 
 
 def _kind(net: _Net, at: int) -> str:
-    group = net.board.merged.groups[net.board.waits[at].group]
-    return group.axis or (group.name if group.description in digest.UNDESCRIBED else group.description)
+    """The axis of a wait's group: the one that it is described by, else those in which its members differ."""
+    merged = net.board.merged
+    group = merged.groups[net.board.waits[at].group]
+    if group.axis or group.description not in digest.UNDESCRIBED:
+        return group.axis or group.description
+    places = [_coords(merged, rank) for rank in group.ranks[:KIND_RANKS_MAX]]
+    axes = [axis for axis in meshes.AXES if len({place.get(axis) for place in places}) > 1]
+    return "+".join(axes) if all(places) and axes else group.name
 
 
 def _node(merged: Merged, net: _Net, ranks: list[int]) -> dict[str, Any]:
@@ -343,8 +351,14 @@ def _shared(merged: Merged, ranks: Iterable[int]) -> dict[str, int]:
     """The coordinates that all of these ranks have in common."""
     shared: dict[str, int] | None = None
     for rank in ranks:
-        coords = merged.coords.get(rank, {})
-        shared = dict(coords) if shared is None else {a: at for a, at in shared.items() if coords.get(a) == at}
+        coords = _coords(merged, rank)
+        shared = coords if shared is None else {a: at for a, at in shared.items() if coords.get(a) == at}
         if not shared:
             return {}
     return shared or {}
+
+
+def _coords(merged: Merged, rank: int) -> dict[str, int]:
+    """Without axes of one place alone, where the mesh is known."""
+    sizes = dict(merged.mesh.axes) if merged.mesh is not None else {}
+    return {axis: at for axis, at in merged.coords.get(rank, {}).items() if sizes.get(axis, 2) > 1}
