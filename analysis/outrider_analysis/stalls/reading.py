@@ -105,12 +105,14 @@ def stands_in(frames: tuple[str, ...]) -> tuple[str, str]:
     return ("recv" if _RECEIVES.search(function) else "collective"), function
 
 
-def outside(frames: tuple[str, ...]) -> bool:
+def outside(evidence: records.RankEvidence) -> bool:
     """True where a sleeping rank surely waits for no other: any function may sleep in ``Work.wait()``, which leaves no
-    frame, but not one of the standard library, of a data loader, or of storage.
+    frame, but not one of the standard library, of a data loader, or of storage; nor does that wait sleep by the clock
+    or on a disk.
     """
-    file = innermost(frames)[0]
-    return bool(_STANDARD.search(file) or _STORAGE.search(file) or _LOADER.search(file))
+    file = innermost(evidence.frames)[0]
+    foreign = bool(_STANDARD.search(file) or _STORAGE.search(file) or _LOADER.search(file))
+    return foreign or evidence.state == "disk" or "nanosleep" in evidence.blocked_on
 
 
 def innermost(frames: tuple[str, ...]) -> tuple[str, int, str]:

@@ -12,6 +12,7 @@ from outrider_analysis.flight_recorder.verdict import (
     absence,
     board,
     graph,
+    hidden,
     laggards,
     mismatch,
     moving,
@@ -35,7 +36,7 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
     """The verdict over all ranks that were heard. ``hints``: what a look at the ranks told beside their records."""
     if not merged.ranks:
         return Verdict(merged, [], note="No dump could be read.")
-    hints = hints or Hints()
+    hints = (hints or Hints()).before_the_end(merged.world)
     shown = revealed.reveal(merged, hints)
     merged = shown.merged
     waits = board.lay_out(merged)
@@ -59,7 +60,7 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
     findings += _behind_those(case, findings)
     findings.sort(key=lambda item: (item.kind == "unknown", -len(item.victims), item.since_ns, item.culprits))
     _doubt(case, findings)
-    if not findings:
+    if not findings and not hidden.anywhere(merged):
         straggler = slow.find(case)
         findings = [straggler] if straggler is not None else []
     return _verdict(case, findings)

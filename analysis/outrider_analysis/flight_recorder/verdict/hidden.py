@@ -60,6 +60,11 @@ def partners(merged: Merged, rank: int) -> list[tuple[int, int]]:
     return [(NEVER, other) for other in merged.ranks if other != rank and holes & _holes(merged, other)]
 
 
+def anywhere(merged: Merged) -> bool:
+    """May any time between two calls of some rank have gone into a transfer that no record shows?"""
+    return any(rank.gloo and partners(merged, number) for number, rank in merged.ranks.items())
+
+
 def _may_hide(merged: Merged, at: int) -> bool:
     """Never shown by any of its members, or shown with numbers skipped."""
     group = merged.groups[at]

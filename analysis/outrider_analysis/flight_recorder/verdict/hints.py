@@ -56,6 +56,13 @@ class Hints:
         """The rank's hint; of state ``unknown`` where there is none."""
         return self.ranks.get(rank, _NOTHING)
 
+    def before_the_end(self, world: int) -> Hints:
+        """Without what a look after the end saw: where most processes are gone, that tells nothing of one of them."""
+        gone = sum(hint.state == "gone" for hint in self.ranks.values())
+        if 2 * gone <= world:
+            return self
+        return Hints({rank: hint for rank, hint in self.ranks.items() if hint.state != "gone"})
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: rank as text -> the fields that say something."""
         return {str(rank): _row(hint) for rank, hint in sorted(self.ranks.items())}
@@ -90,7 +97,7 @@ def _seen(group: stalls.Group) -> Hint:
         stands=stands,
         op=op,
         stack=evidence.frames[:FRAMES_MAX],
-        certain=found.kind != "blocked" or stalls.outside(evidence.frames),
+        certain=found.kind != "blocked" or stalls.outside(evidence),
         moved=evidence.moved,
         text=found.text[:TEXT_CHARS_MAX],
     )

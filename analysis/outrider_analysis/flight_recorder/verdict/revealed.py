@@ -82,11 +82,13 @@ def _nobody_awaited(found: Revealed, rank: int, hint: Hint) -> None:
     merged = found.merged
     digested = merged.ranks.get(rank)
     if digested is None:
-        merged.ranks[rank] = _empty(rank)
+        merged.ranks[rank] = _empty(merged, rank)
         merged.places[rank] = []
         return
     if not digested.unfinished:
         return
+    if hint.state == "gone" or (hint.state == "elsewhere" and not digested.gloo):
+        return  # it died of what it waited in; or its host is elsewhere, and its device waits
     if hint.state == "elsewhere":
         first = digested.unfinished[0]
         name = digested.groups[first.group].description or digested.groups[first.group].name
@@ -102,8 +104,8 @@ def _nobody_awaited(found: Revealed, rank: int, hint: Hint) -> None:
 def _unseen(found: Revealed, rank: int, hint: Hint) -> None:
     """The send or recv that the stack stands in and no entry shows: one operation for each partner that it may have."""
     merged = found.merged
-    digested = merged.ranks.get(rank) or _empty(rank)
-    if rank in merged.ranks and not digested.gloo:
+    digested = merged.ranks.get(rank) or _empty(merged, rank)
+    if not digested.gloo:
         return  # its record has it
     possible = [pair for pair in hidden.partners(merged, rank) if pair[0] >= 0]
     if hint.p2p_peer is not None:
@@ -159,6 +161,7 @@ def _signature(merged: Merged, op: str, me: int, peer: int) -> int:
     return number
 
 
-def _empty(rank: int) -> model.RankDigest:
+def _empty(merged: Merged, rank: int) -> model.RankDigest:
     """A rank of which no dump is there."""
-    return model.RankDigest(rank, (), (), 0, b"", 0, 0, 0, active_only=True, gloo=True)
+    gloo = any(other.gloo for other in merged.ranks.values())
+    return model.RankDigest(rank, (), (), 0, b"", 0, 0, 0, active_only=True, gloo=gloo)

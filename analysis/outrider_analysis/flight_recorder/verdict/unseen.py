@@ -140,12 +140,25 @@ def _is_doubtful(case: Case, finding: Finding, hints: Hints) -> bool:
 
 
 def _contradicted(case: Case, finding: Finding, hints: Hints) -> None:
-    """A rank whose record, which shows all, has nothing unfinished, while its stack stands in a wait."""
-    if finding.kind not in moving.CAME_NOT or finding.absent:
+    """A rank that is said to wait for nobody, while its stack stands in a wait; without a dump the stack is right."""
+    against = [rank for rank in finding.culprits if hints.of(rank).state == "waiting" and not _hides(case, rank)]
+    if finding.kind not in moving.CAME_NOT or not against:
         return
-    if against := [r for r in finding.culprits if hints.of(r).state == "waiting" and not _is_gloo(case, r)]:
-        finding.confidence = min(finding.confidence, AGAINST)
-        finding.evidence.append(f"against it: {hints.of(against[0]).text or 'its stack stands in a wait'}")
+    seen = hints.of(against[0]).text or "its stack stands in a wait"
+    finding.evidence.append(f"against it: a look at rank {against[0]}, which {seen}")
+    finding.confidence = min(finding.confidence, AGAINST)
+    if finding.absent:
+        finding.kind, finding.confidence = "unknown", UNKNOWN
+        finding.culprits, finding.candidates = (), finding.culprits
+        finding.sentence = (
+            f"{_capital(words.named(case.merged, finding.candidates))} left no dump, and others wait there; but a look "
+            "saw that it waits itself, and nothing tells for whom."
+        )
+
+
+def _hides(case: Case, rank: int) -> bool:
+    """Is that explained by transfers that leave no entry?"""
+    return _is_gloo(case, rank) and bool(hidden.partners(case.merged, rank))
 
 
 def _is_open(case: Case, ranks: Iterable[int]) -> bool:
