@@ -103,13 +103,21 @@ def deviated(case: cases.Case, lefts: Sequence[order.Deviation], wait: Wait) -> 
 def _unexcused(case: cases.Case, rank: int) -> bool:
     """Did mates of this rank make the call that it owes, while what it waits for kept them waiting too?"""
     own = {cases.token(case, rank, at) for at in case.board.fronts.get(rank, ())}
+    mates = set(case.orders.mates(rank))
     for at in cases.waits_for(case, rank):
         wait = case.board.waits[at]
-        if wait.pair is not None:
+        if wait.pair is not None or not _is_usual(case, sorted(mates), wait):
             continue
-        mates = set(case.orders.mates(rank))
         for other in wait.waiting:
             theirs = {cases.token(case, other, front) for front in case.board.fronts.get(other, ())}
             if other in mates and own <= theirs:
                 return True
     return False
+
+
+def _is_usual(case: cases.Case, mates: Sequence[int], wait: Wait) -> bool:
+    """Have most ranks of the role made the call? Else those who did may have made one too many."""
+    kind = case.orders.kind(wait.group)
+    made = [case.orders.reached(mate).get((kind, False)) for mate in mates[: cases.MATES_ASKED]]
+    known = [reached[0] for reached in made if reached is not None]
+    return 2 * sum(number >= wait.seq for number in known) > len(known)

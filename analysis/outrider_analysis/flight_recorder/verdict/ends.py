@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from outrider_analysis.flight_recorder import model
 from outrider_analysis.flight_recorder.verdict import case as cases
 from outrider_analysis.flight_recorder.verdict import words
 from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, UNKNOWN, Finding
@@ -32,7 +33,7 @@ def joined(case: cases.Case, at: int) -> Finding:
     late = tuple(
         rank
         for rank, op in sorted(wait.waiting.items())
-        if not op.started and merged.ranks[rank].timing and case.board.fronts[rank][0] == at
+        if not op.started and _timed(merged.ranks[rank]) and case.board.fronts[rank][0] == at
     )
     if wait.pair is None and started and late and len(late) <= len(started):
         sentence = (
@@ -76,3 +77,8 @@ def absent(case: cases.Case, ranks: list[int]) -> Finding:
         found = cases.told(case, kind, tuple(ranks), CONFIDENCE["absent"], wait, sentence, evidence)
     found.absent = True
     return found
+
+
+def _timed(rank: model.RankDigest) -> bool:
+    """Would a start have been recorded? Of a dump of unfinished operations nothing else tells; ranks are set alike."""
+    return rank.timing or rank.active_only

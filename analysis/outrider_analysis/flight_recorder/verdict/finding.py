@@ -39,6 +39,7 @@ CONFIDENCE: Final = {
     "joined": 0.85,  # all are there and nobody is to blame
     "absent": 0.85,  # left no dump, and nothing else explains the wait
     "slow": 0.8,
+    "slow-host": 0.6,  # by its calls alone: one that waits for it in each call looks much the same
 }
 UNKNOWN: Final = 0.3
 SHOWN_MAX: Final = 4096  # waits of victims listed in the JSON

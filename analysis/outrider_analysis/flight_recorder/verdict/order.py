@@ -7,6 +7,7 @@ two, the one whose turn was never taken before is wrong.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import Counter
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from outrider_analysis.flight_recorder import digest, model
 from outrider_analysis.flight_recorder.merge import Merged
 
 MATES_MAX: Final = 8
+RING_ASKED: Final = 4
 LOOK: Final = 12  # calls after a difference among which its end is sought
 
 # Kind of group, send or recv, number, operation, how many places further on in the group the partner is.
@@ -44,7 +46,7 @@ class Orders:
         self._kinds: dict[int, list[str]] = {}
         self._roles: dict[tuple[object, ...], list[int]] | None = None
         self._stages = _stages(merged)
-        self._carriers = set() if self._stages else _carriers(merged)
+        self._carriers: set[int] | None = set() if self._stages else None
 
     def kinds(self, rank: int) -> list[str]:
         """The kind of each of the rank's groups by slot: its description, or its size and place among those."""
@@ -116,12 +118,15 @@ class Orders:
         """The stage; where nothing tells it, the places in the groups that carry sends and recvs, kind by kind."""
         if self._stages:
             return self._stages.get(rank, ())
+        if self._carriers is None:
+            self._carriers = {at for at in _carriers(self._merged) if not _is_ring(self, self._merged, at)}
+        carriers = self._carriers
         if rank in self._merged.ranks:
             kinds, places = self.kinds(rank), self._merged.places[rank]
         else:
             places = self._merged.of_rank.get(rank, [])
             kinds = [self.kind(at) for at in places]
-        carrying = [(kind, at) for kind, at in zip(kinds, places, strict=True) if at in self._carriers]
+        carrying = [(kind, at) for kind, at in zip(kinds, places, strict=True) if at in carriers]
         return tuple(sorted((kind, self._merged.groups[at].ranks.index(rank)) for kind, at in carrying))
 
 
@@ -230,21 +235,26 @@ def _stages(merged: Merged) -> dict[int, tuple[object, ...]]:
 
 
 def _carriers(merged: Merged) -> set[int]:
-    """Groups in which somebody sends or receives, but for rings: round a ring every member does the same."""
+    """Groups in which somebody sends or receives."""
     return {
         at
         for at, group in enumerate(merged.groups)
-        if group.told
-        and any(merged.ranks[rank].groups[slot].pairs for rank, slot in group.slots.items())
-        and not _is_ring(merged, at)
+        if group.told and any(merged.ranks[rank].groups[slot].pairs for rank, slot in group.slots.items())
     }
 
 
-def _is_ring(merged: Merged, at: int) -> bool:
-    """Do all members send and receive the same number of places on? Two ranks may be a pipeline as well."""
+def _is_ring(orders: Orders, merged: Merged, at: int) -> bool:
+    """Do all members send the same number of places on, in the same order among their other calls?
+
+    Interleaved pipelines go round too, but their stages differ in order. Two ranks may be a pipeline of two.
+    """
     group = merged.groups[at]
     size, steps = len(group.ranks), set()
     for rank, slot in group.slots.items():
         me = group.ranks.index(rank)
         steps.add(frozenset(((pair.peer - me) % size, pair.sends) for pair in merged.ranks[rank].groups[slot].pairs))
-    return size > 2 and len(steps) == 1
+    if size <= 2 or len(steps) != 1:
+        return False
+    calls = [orders.calls(rank) for rank in sorted(group.slots)[:RING_ASKED]]
+    pairs = [(one, other) for one, other in itertools.pairwise(calls) if min(len(one), len(other)) >= LOOK]
+    return any(compare(one, other)[2] in ("same", "behind", "ahead") for one, other in pairs)
