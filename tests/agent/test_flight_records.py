@@ -4,6 +4,7 @@ for torch here; ``test_capture_torch`` has torch itself.
 """
 
 import asyncio
+import json
 import os
 import signal
 import stat
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from outrider_agent.flight_recorder import gather, keep
+from outrider_agent.flight_recorder import find, gather, keep
+from outrider_agent.keeper import recorder
 from outrider_agent.signals import processes
 from tests.agent import recorders, world
 
@@ -238,6 +240,61 @@ def test_ranks_that_a_job_starts_itself_are_found_by_their_environment() -> None
         assert [one["rank"] for one in found["ranks"]] == [0]
 
     recorders.play(scenario)
+
+
+def test_what_is_no_plain_file_of_the_jobs_is_never_taken(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "cut").write_bytes(b"\x80\x02}(X")
+    (tmp_path / "whole").write_bytes(b"\x80\x02}.")
+    (tmp_path / "link").symlink_to(tmp_path / "whole")
+    into = str(tmp_path / "copy")
+    for name, why in {
+        "pipe": "no regular file",
+        "folder": "no regular file",
+        "link": "symbolic links",
+        "none": "No such file",
+    }.items():
+        with pytest.raises(keep.NotKept, match=why):
+            keep.copy(str(tmp_path / name), into, os.geteuid())
+    for name in ("empty", "cut"):
+        with pytest.raises(keep.NotYet):
+            keep.copy(str(tmp_path / name), into, os.geteuid())
+    assert not Path(into).exists()
+    os.utime(tmp_path / "whole", ns=(7, 7))
+    assert keep.copy(str(tmp_path / "whole"), into, os.geteuid()).written_ns == 7
+    assert os.stat(into).st_mtime_ns == 7, "when it was written is when the dump was taken"
+
+
+def test_a_note_that_is_damaged_or_of_another_generation_is_said_and_not_believed(tmp_path: Path) -> None:
+    place = recorder.Place((f"{tmp_path}/rank_",), f"{tmp_path}/ask_")
+    good = recorder.note(place, (3,), str(tmp_path), 2, 100.0)
+    note = tmp_path / "recorder.json"
+    note.write_text(json.dumps(good))
+    found = find.noted(str(tmp_path), 2)
+    assert (found.ranks, found.spots[0].dumps(3), found.spots[0].pipe(3)) == (
+        (3,),
+        (f"{tmp_path}/rank_3",),
+        f"{tmp_path}/ask_3.pipe",
+    )
+    with pytest.raises(find.NoNote, match="generation 2, not 3"):
+        find.noted(str(tmp_path), 3)
+    strange: tuple[object, ...] = (None, {"a": "\0"}, [[]], 10**400)
+    for bad in (
+        "",
+        "[]",
+        "nonsense",
+        "{}",
+        *(json.dumps({**good, key: value}) for key in good for value in strange),
+        "[" * 100_000,
+    ):
+        note.write_text(bad)
+        with pytest.raises(find.NoNote):
+            find.noted(str(tmp_path), 2)
+    note.unlink()
+    with pytest.raises(find.NoNote, match="No such file"):
+        find.noted(str(tmp_path), 2)
 
 
 def resident_mib(pid: int) -> float:

@@ -88,14 +88,14 @@ def noted(home: str, generation: int) -> Job:
         if given["generation"] != generation:
             raise NoNote(f"the keeper's note is of generation {given['generation']!r}, not {generation}"[:200])
         texts = [*dumps, pipes, own, given["trouble"]]
-        if not all(type(text) is str and "\0" not in text for text in texts):
+        if type(dumps) is not list or not all(type(text) is str and "\0" not in text for text in texts):
             raise TypeError("a path is no text")
         since_ns = int(float(given["at"]) * 1e9)
         ranks = tuple(int(rank) for rank in given["ranks"] if 0 <= int(rank) < RANK_MAX)[:RANKS_MAX]
         before = {str(file): int(at) for file, at in given["before"].items()}
     except OSError as error:
         raise NoNote(f"{path}: {error.strerror or error}") from None
-    except (AttributeError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (AttributeError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise NoNote(f"{path} cannot be read: {type(error).__name__}: {str(error)[:100]}") from None
     place = recorder.Place(tuple(dumps[:8]), pipes, given["trouble"][:300])
     return Job([Spot(place, user, since_ns, before)], own, ranks, notes=[place.trouble] if place.trouble else [])
