@@ -370,19 +370,24 @@ def test_two_groups_of_one_name_are_two_groups() -> None:
     assert (found.kind, found.culprits, found.victims) == ("rank-missing", (2,), (3,))
 
 
-def gloo(names: Mapping[int, str], groups: Mapping[str, Any]) -> verdict.Verdict:
+def gloo(names: Mapping[int, str], groups: Mapping[str, Any], hints: verdict.Hints | None = None) -> verdict.Verdict:
     shared, found = digest.Digester(), []
     for rank, name in names.items():
         dump = reading.read((RECORDED / f"{name}.json").read_bytes())
         assert isinstance(dump, reading.Dump)
         found.append(shared.rank(rank, dump, LATER_NS * 2))
-    return verdict.judge(merge.merge([shared.node(found)], groups=groups))
+    return verdict.judge(merge.merge([shared.node(found)], groups=groups), hints)
 
 
 def test_recorded_gloo_ranks_wait_for_the_one_that_sleeps() -> None:
     # torch 2.13.0, gloo: rank 1 in an all-reduce that rank 0, asleep in Python, never entered.
-    found = gloo({0: "nothing-pending", 1: "blocked-in-all-reduce"}, {"0": {"desc": "default_pg", "ranks": [0, 1]}})
+    # The numbers tell of a send before it, so by the records alone it may as well be in another, which rank 1 left out.
+    ranks, groups = {0: "nothing-pending", 1: "blocked-in-all-reduce"}, {"0": {"desc": "default_pg", "ranks": [0, 1]}}
+    found = gloo(ranks, groups)
+    assert (found.kind, found.culprits, found.findings[0].candidates) == ("unknown", (), (0, 1))
+    found = gloo(ranks, groups, verdict.Hints({0: verdict.Hint("elsewhere", text="sleeps in data.py:12 in load")}))
     assert (found.kind, found.culprits) == ("rank-missing", (0,))
+    assert "it sleeps in data.py:12 in load, and 1 rank waits for it" in found.sentence
 
 
 def test_a_straggler_is_named_only_where_it_is_late_by_much() -> None:

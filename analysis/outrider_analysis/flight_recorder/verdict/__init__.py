@@ -7,6 +7,8 @@ See docs/decisions for how blame is given and what was turned down.
 
 from __future__ import annotations
 
+from typing import Any
+
 from outrider_analysis.flight_recorder.merge import Merged
 from outrider_analysis.flight_recorder.verdict import (
     absence,
@@ -22,13 +24,16 @@ from outrider_analysis.flight_recorder.verdict import (
     slow,
     unseen,
 )
-from outrider_analysis.flight_recorder.verdict.finding import VERDICTS, Finding, Verdict, Where
+from outrider_analysis.flight_recorder.verdict.finding import UNKNOWN, VERDICTS, Finding, Verdict, Where
 from outrider_analysis.flight_recorder.verdict.hints import Hint, HintError, Hints
 
 __all__ = ["VERDICTS", "Finding", "Hint", "HintError", "Hints", "Verdict", "Where", "judge"]
 
 NONE: float = 0.9  # that nothing is stuck, where all were heard
 DISMISSED: float = 0.5  # where ranks do wait for each other, and no time tells whether the job moves
+DEVICES_MAX: int = 3
+FORGOT: float = 0.6  # no more than this where rings have forgotten the first operations that are not over
+GUESSED: float = 0.5  # where the members of the group are not told
 DOUBT: float = 0.75  # no more than this where dumps are missing that could change the answer
 
 
@@ -58,7 +63,7 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
             findings.append(finding)
     findings = moving.stuck(case, _weighed(case, findings, hints, shown), len(findings))
     findings += _behind_those(case, findings)
-    findings.sort(key=lambda item: (item.kind == "unknown", -len(item.victims), item.since_ns, item.culprits))
+    findings.sort(key=_rank)
     _doubt(case, findings)
     if not findings and not hidden.anywhere(merged):
         straggler = slow.find(case)
@@ -86,6 +91,7 @@ def _weighed(case: rules.Case, findings: list[Finding], hints: Hints, shown: rev
     findings = unseen.weigh(case, _absentees(findings), hints, shown)
     alone = {finding.culprits[0] for finding in findings if len(finding.culprits) == 1}
     findings = [f for f in findings if len(f.culprits) < 2 or not alone.intersection(f.culprits)]
+    findings = _devices(findings)
     blamed = [finding for finding in findings if finding.culprits]
     close = {rank for finding in blamed for rank in (*finding.culprits, *finding.victims)}
     close |= {rank for finding in blamed if finding.where for rank in finding.where.ranks}
@@ -94,6 +100,23 @@ def _weighed(case: rules.Case, findings: list[Finding], hints: Hints, shown: rev
         for finding in findings
         if finding.kind != "all-joined-stuck" or finding.where is None or not close.intersection(finding.where.ranks)
     ]
+
+
+def _devices(findings: list[Finding]) -> list[Finding]:
+    """Devices do not fail by the dozen: many that seem stuck are of dumps of different moments, or behind another."""
+    stuck = [finding for finding in findings if finding.kind == "device-stuck"]
+    if len(stuck) < DEVICES_MAX:
+        return findings
+    rest = [finding for finding in findings if finding.kind != "device-stuck"]
+    if not any(finding.culprits for finding in rest):
+        first = min(stuck, key=lambda finding: (finding.since_ns or 2**63, finding.culprits))
+        first.candidates = tuple(sorted({rank for finding in stuck for rank in finding.culprits}))
+        first.kind, first.confidence, first.culprits, first.stack = "unknown", UNKNOWN, (), ()
+        first.sentence = (
+            f"{len(stuck)} devices seem not to finish what their peers did; that many are not stuck at once."
+        )
+        rest.append(first)
+    return rest
 
 
 def _absentees(findings: list[Finding]) -> list[Finding]:
@@ -106,13 +129,36 @@ def _absentees(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding is first or finding not in doubtful]
 
 
+def _rank(item: Finding) -> tuple[Any, ...]:
+    """Findings that name somebody come first, then those that most wait for."""
+    return (not item.culprits, item.kind == "unknown", -len(item.victims), item.since_ns, item.culprits)
+
+
 def _doubt(case: rules.Case, findings: list[Finding]) -> None:
-    """Dumps are missing that might show another root."""
+    """What is missing might show another root: dumps, members of groups, and what rings have forgotten."""
     unheard = {rank for wait in case.board.waits for rank in wait.unheard}
+    ranks = case.merged.ranks.values()
+    full = any(rank.entries and not rank.active_only for rank in ranks)
+    # No finished operation is left in a ring, though others show theirs: the first unfinished ones may be gone too.
+    forgot = full and any(rank.active_only and rank.unfinished_count for rank in ranks)
     for finding in findings:
         if unheard - set(finding.culprits):
             finding.confidence = min(finding.confidence, DOUBT)
             finding.evidence.append(f"{len(unheard)} ranks that are waited for left no dump")
+        if finding.looked:
+            continue
+        if forgot:
+            finding.confidence = min(finding.confidence, FORGOT)
+            finding.evidence.append("rings of some ranks no longer hold what they were the first to wait in")
+        if finding.where is not None and _is_guessed(case, finding.where):
+            finding.confidence = min(finding.confidence, GUESSED)
+            finding.evidence.append("nothing tells the members of this group but who mentions it")
+
+
+def _is_guessed(case: rules.Case, where: Where) -> bool:
+    return any(
+        not group.told and (group.name, group.ranks) == (where.group, where.ranks) for group in case.merged.groups
+    )
 
 
 def _verdict(case: rules.Case, findings: list[Finding]) -> Verdict:

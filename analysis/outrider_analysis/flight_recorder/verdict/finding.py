@@ -83,6 +83,7 @@ class Finding:
     since_ns: int = 0
     stack: tuple[str, ...] = ()
     victims: tuple[int, ...] = ()
+    looked: bool = False  # a look at the culprit itself tells it
     proof: bool = False  # calls that can never fit: no moment of a job at work looks so
     circle: bool = False  # waits that lead back to themselves
 

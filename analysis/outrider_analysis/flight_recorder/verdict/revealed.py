@@ -164,4 +164,4 @@ def _signature(merged: Merged, op: str, me: int, peer: int) -> int:
 def _empty(merged: Merged, rank: int) -> model.RankDigest:
     """A rank of which no dump is there."""
     gloo = any(other.gloo for other in merged.ranks.values())
-    return model.RankDigest(rank, (), (), 0, b"", 0, 0, 0, active_only=True, gloo=gloo)
+    return model.RankDigest(rank, (), (), 0, b"", 0, 0, 0, gloo=gloo)

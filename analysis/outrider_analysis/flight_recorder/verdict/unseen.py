@@ -24,7 +24,6 @@ ASLEEP: Final = 0.65  # it sleeps in a function of its own, which may be the wai
 GONE: Final = 0.65  # the death of another one, or a call that did not fit, may have ended it
 DARK: Final = 0.65  # of other ranks neither dump nor look is there
 AGAINST: Final = 0.65  # hint and record contradict each other
-GUESSED: Final = 0.65  # the members of the group are not known
 CANDIDATES_MAX: Final = 64
 FREE_MAX: Final = 512  # idle ranks each of which is tried as the cause
 
@@ -82,14 +81,27 @@ def _told(case: Case, told: list[Finding], proven: bool, hints: Hints, shown: re
 
 
 def _guessed(case: Case, finding: Finding) -> None:
-    """Of a group whose members nothing tells it is not known that all have come, nor that one has not."""
-    where = finding.where
-    groups = case.merged.groups
-    if where is None or any(g.told for g in groups if (g.name, g.ranks) == (where.group, where.ranks)):
+    """Of a group whose members nothing tells it is not known that all have come."""
+    where, groups = finding.where, case.merged.groups
+    if finding.kind != "all-joined-stuck" or where is None:
         return
-    if any((g.name, g.ranks) == (where.group, where.ranks) for g in groups) and finding.kind not in moving.PROOF:
-        finding.confidence = min(finding.confidence, GUESSED)
-        finding.evidence.append("who is in this group is known from who called it alone; --groups or --mesh tells")
+    if any(not g.told for g in groups if (g.name, g.ranks) == (where.group, where.ranks)):
+        _others(case, finding, where.ranks)
+
+
+def _others(case: Case, finding: Finding, joined: Iterable[int]) -> None:
+    """All that are known to be in the group have come; who left nothing, or nothing unfinished, may belong to it."""
+    world, there = range(case.merged.world), set(joined)
+    absent = [rank for rank in case.merged.absent if rank not in there]
+    idle = [rank for rank in world if rank not in there and not case.board.fronts.get(rank)]
+    if not absent and not idle:
+        return
+    finding.kind, finding.confidence = "unknown", UNKNOWN
+    finding.candidates = tuple((absent or idle)[:CANDIDATES_MAX])
+    finding.sentence = (
+        f"All that are known to be in the group have joined it; {words.named(case.merged, finding.candidates)} may "
+        "belong to it and not have come."
+    )
 
 
 def _without_device(case: Case, finding: Finding) -> Finding:
@@ -201,7 +213,7 @@ def _tell(case: Case, finding: Finding, hint: Hint, shown: revealed.Revealed) ->
     rank = finding.culprits[0]
     state = _state(hint)
     finding.confidence = CONFIDENCE["idle"] if hint.state != "gone" else GONE
-    finding.absent = rank in case.merged.absent
+    finding.absent, finding.looked = rank in case.merged.absent, True
     finding.evidence = [line for line in finding.evidence if not line.startswith("has no unfinished")]
     finding.evidence.insert(0, f"a look at the rank: it {state}")
     if finding.absent:
