@@ -4,6 +4,7 @@ for torch here; ``test_capture_torch`` has torch itself.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from outrider_agent.flight_recorder import find, gather, keep
+from outrider_agent.flight_recorder import ask, find, gather, keep
 from outrider_agent.keeper import recorder
 from outrider_agent.signals import processes
+from outrider_analysis.flight_recorder import model
+from outrider_simulator import flight_recorder
 from tests.agent import recorders, world
 
 
@@ -101,7 +104,7 @@ def test_ranks_that_never_answer_hold_nothing_up() -> None:
         assert "rank 3 was asked by its pipe and has not written" in notes(found)
         assert [one["rank"] for one in found["ranks"]] == [0, 1, 2, 3]
         os.kill(job.pids[0], signal.SIGCONT)
-        again = await job.capture(4.0)
+        again = await job.capture(8.0)
         assert recorders.ranks(again) == [0], notes(again)
 
     recorders.play(scenario)
@@ -174,6 +177,32 @@ def test_a_collecting_process_that_hangs_or_never_stops_talking_is_ended(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
     found = asyncio.run(gather.Gatherer().gather(sought, "name", 60.0))
     assert "could be started" in found["notes"][-1]
+
+
+def test_hundreds_of_ranks_on_one_node_fit_into_one_answer(tmp_path: Path) -> None:
+    case = flight_recorder.make(5, name="stuck-tp", mesh=recorders.MESH, settings=flight_recorder.Settings(ring=100))
+    record = dict(case.dumps())[0]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        known = ask.PICKLE.encode() in asked
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + record if known else b"HTTP/1.1 404 Not Found\r\n\r\n")
+        writer.close()
+
+    async def scenario(folder: Path) -> None:
+        async with contextlib.AsyncExitStack() as servers:
+            for rank in range(300):
+                server = await asyncio.start_unix_server(answer, str(folder / f"{rank}.sock"))
+                await servers.enter_async_context(server)
+            pids = dict.fromkeys(range(300), os.getpid())
+            sought = gather.Sought("j", 1, "n0", folder, f"{folder}/", pids, (tmp_path,))
+            found = await gather.Gatherer().gather(sought, "name", 60.0)
+            assert len(model.from_json(found["digest"]).ranks) == 300, found["notes"]
+            assert len(found["files"]) == 300
+            assert len(json.dumps(found["digest"])) < 300 * gather.RANK_BYTES
+
+    with world.short_directory() as folder:
+        asyncio.run(scenario(folder))
 
 
 def test_dumps_of_an_earlier_generation_never_count() -> None:

@@ -21,10 +21,12 @@ import signal
 import sys
 import threading
 import time
+from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from outrider_agent import resident
 from outrider_agent.flight_recorder import ask, find, keep, pool, reader
 
 MEMORY_BYTES: Final = 1 << 30
@@ -32,7 +34,8 @@ ASK_SHARE: Final = 0.55  # of the time, for asking; the rest is for reading
 PATIENCE_SHARE: Final = 0.5  # of that, after which a rank that has not written is asked on its socket too
 POLL_S: Final = 0.1
 YOUNG_S: Final = 3.0  # a file that was written so lately may be written on
-ASKING_MAX: Final = 64
+ASKING_MAX: Final = 64  # ranks on their sockets at a time
+STACK_BYTES: Final = 512 * 1024
 NOTES_MAX: Final = 48
 NOTE_CHARS_MAX: Final = 300
 
@@ -55,19 +58,20 @@ class Rank:
 class Collection:
     """One capture. ``plan``: home, generation, ranks (pid by rank, 0 for one that has ended), control (prefix of
     the sockets), no_stacks (ranks that are not asked for theirs), keep (folders, the first that can be written counts),
-    node, name, within_s, rank_bytes, bytes_max.
+    node, name, until (time.monotonic(), which is one for all processes), rank_bytes, bytes_max.
     """
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
         now = time.monotonic()
-        self.ask_until = now + plan["within_s"] * ASK_SHARE
-        self.until = now + plan["within_s"]
+        self.until = plan["until"]
+        self.ask_until = now + (self.until - now) * ASK_SHARE
         self.notes: list[str] = []
         self.ranks: dict[int, Rank] = {}
         self.folder = ""
         self.job = find.Job()
-        self.asking: dict[int, threading.Thread] = {}
+        self.threads = futures.ThreadPoolExecutor(ASKING_MAX)
+        self.asking: dict[int, futures.Future[None]] = {}
         self.answers: dict[int, list[str]] = {}
         self.silent: list[int] = []  # ranks whose stacks did not come
 
@@ -76,13 +80,14 @@ class Collection:
         if not self._prepare():
             say(None, {}, self)
             return
+        ahead = pool.Ahead()  # starting takes it as long as asking takes us
         self._ask()
         self._take_older()
         self._close_asking()
         chosen = {rank.rank: rank.copies[0] for rank in self.ranks.values() if rank.copies}
         say(None, chosen, self)
         if chosen:
-            reading = reader.Reading(self.plan, self.until, self.note)
+            reading = reader.Reading(self.plan, self.until, self.note, ahead)
             digest, files = reading.all({rank.rank: rank.copies for rank in self.ranks.values()}, self._again)
             self._tidy(files)
             say(digest, files, self)
@@ -138,19 +143,22 @@ class Collection:
             else:
                 self._by_socket(rank)
         while time.monotonic() < self.ask_until:
-            waiting = [rank for rank in self.ranks.values() if rank.piped and not rank.written]
+            waiting = [rank for rank in self.ranks.values() if rank.piped and not self._has_answered(rank)]
             for rank in waiting:
                 self._take_new(rank)
                 if time.monotonic() > patience and rank.rank not in self.asking and not rank.written:
                     self._by_socket(rank)
-            if all(rank.written for rank in waiting) and not any(each.is_alive() for each in self.asking.values()):
+            if all(each.done() for each in self.asking.values()) and all(map(self._has_answered, waiting)):
                 return
             time.sleep(POLL_S)
         for rank in self.ranks.values():
-            if rank.piped and not rank.written:
+            if rank.piped and not self._has_answered(rank):
                 self.note(
                     f"rank {rank.rank} was asked by its pipe and has not written{f': {rank.why}' * bool(rank.why)}"
                 )
+
+    def _has_answered(self, rank: Rank) -> bool:
+        return rank.written or bool(self.answers.get(rank.rank))
 
     def _by_pipe(self, rank: Rank) -> bool:
         for spot in self.job.spots:
@@ -166,13 +174,8 @@ class Collection:
         return False
 
     def _by_socket(self, rank: Rank) -> None:
-        if len([each for each in self.asking.values() if each.is_alive()]) >= ASKING_MAX:
-            self.note(f"more than {ASKING_MAX} ranks have not answered, so rank {rank.rank} was not asked")
-            return
         found = self.answers.setdefault(rank.rank, [])
-        thread = threading.Thread(target=self._ask_socket, args=(rank.rank, found), daemon=True)
-        self.asking[rank.rank] = thread
-        thread.start()
+        self.asking[rank.rank] = self.threads.submit(self._ask_socket, rank.rank, found)
 
     def _ask_socket(self, rank: int, found: list[str]) -> None:
         """NCCL's record with stacks, without them where the interpreter lock is held, and that of other backends."""
@@ -305,6 +308,8 @@ def confine(parent: int) -> None:
 def main() -> None:
     """Carry out the plan on standard input."""
     confine(int(sys.argv[1]))
+    resident.begin()
+    threading.stack_size(STACK_BYTES)
     collection = Collection(json.loads(sys.stdin.readline()))
     try:
         collection.run()

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -94,7 +95,7 @@ class Gatherer:
             "no_stacks": sorted(self._silent.get((sought.job, sought.generation), ())),
             "keep": [str(path) for path in sought.keep],
             "name": name,
-            "within_s": within_s,
+            "until": time.monotonic() + within_s,  # the same clock in every process, so that starting one counts
             "rank_bytes": RANK_BYTES,
             "bytes_max": DIGEST_BYTES_MAX,
         }

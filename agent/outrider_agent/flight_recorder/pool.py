@@ -64,13 +64,31 @@ class Found:
     wall_s: float = 0.0
 
 
-def read(sources: Sequence[Source], limits: Limits = Limits(), tell: Tell | None = None) -> Found:
+class Ahead:
+    """One reading process that is started before there is anything to be read; it is good for one ``read``."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:
+        """Raises PoolError."""
+        self._reader: _Reader | None = _Reader(limits)
+
+    def take(self) -> list[_Reader]:
+        """The process, for whoever asks first."""
+        reader, self._reader = self._reader, None
+        return [reader] if reader is not None else []
+
+
+def read(
+    sources: Sequence[Source], limits: Limits = Limits(), tell: Tell | None = None, ahead: Ahead | None = None
+) -> Found:
     """Digest all files. ``tell`` is given how many are done, and of how many. Raises PoolError."""
     began = time.monotonic()
     workers = min(limits.workers or _cores(), max(1, len(sources)))
     size = min(CHUNK_MAX, max(CHUNK_MIN, -(-len(sources) // (workers * 4))))
     run = _Run(limits, tell, len(sources))
     run.work.extend(list(sources[at : at + size]) for at in range(0, len(sources), size))
+    for reader in ahead.take() if ahead is not None else ():
+        run.readers.append(reader)
+        run.selector.register(reader.out, selectors.EVENT_READ, reader)
     try:
         run.all(workers)
     finally:

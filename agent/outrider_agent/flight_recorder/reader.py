@@ -29,7 +29,8 @@ Again = Callable[[int], bool | None]
 class Reading:
     """One node's files, read until ``time.monotonic()`` is ``until``."""
 
-    def __init__(self, plan: Mapping[str, Any], until: float, note: Callable[[str], None]) -> None:
+    def __init__(self, plan: Mapping[str, Any], until: float, note: Callable[[str], None], ahead: pool.Ahead) -> None:
+        self._ahead = ahead
         self._rank_bytes, self._bytes_max = plan["rank_bytes"], plan["bytes_max"]
         self._until = until - SPARE_S
         self._note = note
@@ -63,7 +64,7 @@ class Reading:
             return
         limits = pool.Limits(file_s=room * FILE_SHARE, workers=WORKERS, all_s=room)
         sources = [Source(paths[0], rank) for rank, paths in sorted(left.items())]
-        found = pool.read(sources, limits)
+        found = pool.read(sources, limits, ahead=self._ahead)
         ranks = {source.file: source.rank for source in sources}
         for file, why in found.unreadable:
             self._unreadable.setdefault(ranks[file], (file, why))
