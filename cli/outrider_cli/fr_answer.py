@@ -107,7 +107,7 @@ def _finding(judged: Verdict, document: Mapping[str, Any], finding: Finding) -> 
         told = any("left no dump" in evidence for evidence in finding.evidence)
         for reason in document["limits"]:
             if not (told and "left no dump" in reason):
-                yield from _row("not surer", reason)
+                yield from _row("not surer", reason + (" (--groups FILE tells)" if "guessed" in reason else ""))
     yield from _stack(judged, finding)
     if finding.kind in NEXT:
         yield from _row("next", _next(judged, finding))

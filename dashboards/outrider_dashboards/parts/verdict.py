@@ -12,6 +12,7 @@ Json = dict[str, Any]
 NAMED_MAX: Final = 8  # culprits or candidates with a line of their own
 ROOTS_MAX: Final = 6
 STACK_MAX: Final = 16
+PATH_PARTS_MAX: Final = 3  # of a file in a stack, from its end
 SAID_MAX: Final = 12
 SENTENCE_CHARS_MAX: Final = 420  # of the sentence in large type; all of it is below
 STATES: Final = {
@@ -111,12 +112,13 @@ def _root(one: Json, finding: Json, table: Json | None, picture: looking.Picture
 
 
 def _ranks(one: Json, finding: Json, named: list[Json], picture: looking.Picture, blamed: bool) -> str:
-    told = finding.get("coords") if isinstance(finding.get("coords"), dict) else {}
+    coords = finding.get("coords")
+    told = (coords if isinstance(coords, dict) else {}) | _drawn(one)
     rows = []
     for rank in [row["rank"] for row in named[:NAMED_MAX]]:
-        at = records.coords((told or {}).get(str(rank))) or _coords(picture, rank)
+        at = records.coords(told.get(str(rank))) or _coords(picture, rank)
         parts = [part for part in (at, records.place(one, rank, picture)) if part]
-        if finding.get("dump") == "absent":
+        if finding.get("dump") == "absent" and not blamed:
             parts.append("left no dump")
         shape, tone = ("▲", "culprit") if blamed else ("?", "candidate")
         rows.append(
@@ -126,6 +128,12 @@ def _ranks(one: Json, finding: Json, named: list[Json], picture: looking.Picture
     left = [row["rank"] for row in named[NAMED_MAX:]]
     more = f'<p class="soft">and ranks {words.safe(records.runs(left))}</p>' if left else ""
     return "".join(rows) + more
+
+
+def _drawn(one: Json) -> Json:
+    """Coordinates of the ranks that the drawing shows by themselves: axes of one place are left out there."""
+    nodes = records.rows(((records.record(one) or {}).get("graph") or {}).get("nodes"))
+    return {str(node.get("rank")): node["coords"] for node in nodes if node.get("count") == 1 and node.get("coords")}
 
 
 def _coords(picture: looking.Picture, rank: Any) -> str:
@@ -144,9 +152,13 @@ def _stack(finding: Json) -> str:
 
 
 def _frame(text: str) -> str:
-    """``train_step /opt/job/train.py:214``, of ``/opt/job/train.py:214 in train_step``."""
+    """``train_step …/job/train.py:214``, of ``/opt/job/train.py:214 in train_step``; all of it when pointed at."""
     place, known, name = text.rpartition(" in ")
-    return f'<b>{words.safe(name)}</b> <span class="soft">{words.safe(place)}</span>' if known else words.safe(text)
+    if not known:
+        return words.safe(text)
+    parts = place.split("/")
+    short = f"…/{'/'.join(parts[-PATH_PARTS_MAX:])}" if len(parts) > PATH_PARTS_MAX + 1 else place
+    return f'<b>{words.safe(name)}</b> <span class="soft" title="{words.safe(place)}">{words.safe(short)}</span>'
 
 
 def _why(finding: Json) -> str:

@@ -63,7 +63,7 @@ def limits(judged: Verdict) -> Iterator[str]:
     if bare := sum(rank.active_only for rank in read):
         yield f"{_dumps(bare, len(read))} unfinished operations alone, so what was called before is not known"
     if any(not group.told for group in merged.groups):
-        yield "the members of some groups are guessed from who mentions them; --groups FILE tells them"
+        yield "the members of some groups are guessed from who mentions them"
     if read and not any(rank.taken_ns for rank in read):
         yield "when the dumps were taken is not known, so a job at work may look like one that stands still"
     kinds = {item.kind for item in judged.findings}
