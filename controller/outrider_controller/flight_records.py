@@ -30,6 +30,7 @@ RANK_BYTES_MAX: Final = 64 * 1024  # for each of its ranks; agents keep below 12
 MEMBERS_MAX: Final = 1 << 22  # ranks in all memberships of one node
 JUDGED_S_MAX: Final = 60.0  # 16,384 ranks take seconds; what takes longer is let go of
 ALONE_MAX: Final = 2_048  # ranks whose stacks are read one by one
+TWICE_MAX: Final = 4_096  # ranks of which a second verdict, without the looks, takes no time that anybody waits for
 NOTES_MAX: Final = 32
 NOTE_CHARS_MAX: Final = 300
 KEY: Final = "flight_recorder"
@@ -200,6 +201,14 @@ def _hints(evidence: Sequence[Any]) -> hints.Hints:
     """What the looks told; ranks that do the same are read once where there are many."""
     groups = stalls.from_plain(evidence)
     return hints.from_groups(groups if len(groups) <= ALONE_MAX else stalls.group(item.evidence for item in groups))
+
+
+def _without_looks(merged: merge.Merged) -> Json:
+    """The verdict by the records alone, as far as there is time for a second one."""
+    if len(merged.ranks) > TWICE_MAX:
+        return {"verdict": "unknown", "culprits": [], "confidence": 0.0}
+    found = verdict.judge(merged)
+    return {"verdict": found.kind, "culprits": list(found.culprits), "confidence": round(found.confidence, 3)}
 
 
 def _telling(seen: hints.Hints, merged: merge.Merged) -> hints.Hints:
