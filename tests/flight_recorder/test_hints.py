@@ -14,7 +14,9 @@ from outrider import mesh as meshes
 from outrider_analysis import stalls
 from outrider_analysis.flight_recorder import digest, merge, model, reading, verdict
 from outrider_analysis.flight_recorder.verdict import hints as hints_
+from outrider_simulator import flight_recorder
 from outrider_simulator.flight_recorder import score as scores
+from tests.flight_recorder import from_log
 
 RECORDED = pathlib.Path(__file__).resolve().parents[1] / "recorded" / "flight_recorder"
 CAMPAIGN = sorted(path.name.removesuffix(".json.gz") for path in (RECORDED / "campaign").glob("*.json.gz"))
@@ -162,3 +164,33 @@ def test_hints_are_made_of_what_stands_on_the_stack_and_not_of_the_record() -> N
 def test_broken_hints_are_refused_with_what_was_found(given: object, said: str) -> None:
     with pytest.raises(verdict.HintError, match=said):
         hints_.from_json(given)
+
+
+def in_the_form_of_nccl(case: Case) -> merge.Merged:
+    digester, made = digest.Digester(), from_log.dumps(case, flight_recorder.Settings(stacks=False))
+    ranks = [
+        digester.rank(rank, reading.read(data), case["taken_ns"][str(rank)])  # type: ignore[arg-type]
+        for rank, data in made.items()
+    ]
+    return merge.merge([digester.node(ranks)], case["groups"], None, 16)
+
+
+def test_a_record_that_shows_all_is_not_doubted_for_a_sleep_without_a_frame() -> None:
+    case = load("campaign", "stuck-tp")
+    asleep = verdict.Hint("elsewhere", stack=("/job/data.py:12 in shuffle",), certain=False, moved=False)
+    found = verdict.judge(in_the_form_of_nccl(case), verdict.Hints({**seen(case).ranks, 5: asleep}))
+    assert (found.culprits, found.confidence) == ((5,), 0.95)
+    assert found.findings[0].stack == asleep.stack
+
+
+def test_a_stack_in_a_wait_takes_confidence_from_a_record_that_shows_nothing_unfinished() -> None:
+    merged = in_the_form_of_nccl(load("campaign", "stuck-tp"))
+    found = verdict.judge(merged, verdict.Hints({5: verdict.Hint("waiting", "recv", text="waits for a collective")}))
+    assert found.confidence < scores.CONFIDENT
+    assert any("against it: a look at rank 5" in line for line in found.findings[0].evidence)
+
+
+def test_a_look_after_the_end_finds_all_gone_and_changes_nothing() -> None:
+    merged = in_the_form_of_nccl(load("campaign", "stuck-tp"))
+    gone = verdict.Hints(dict.fromkeys(range(16), verdict.Hint("gone")))
+    assert verdict.judge(merged, gone).to_json() == verdict.judge(merged).to_json()
