@@ -148,7 +148,7 @@ class Job:
         self.pids = {int(rank): pid for rank, pid in started.result["pids"].items()}
         await world.until(lambda: len(list(self.begun.iterdir())) == 4, "the ranks to begin")
 
-    async def capture(self, within_s: float = 8.0, generation: int = 1, ranks: tuple[int, ...] = ()) -> dict[str, Any]:
+    async def capture(self, within_s: float = 20.0, generation: int = 1, ranks: tuple[int, ...] = ()) -> dict[str, Any]:
         """The result of one capture."""
         args = {"ranks": ranks, "deadline_s": within_s}
         done = await self.controller.order("capture", args, generation=generation)

@@ -57,7 +57,7 @@ def test_slow_and_torn_writers_are_waited_for_and_hostile_and_huge_ones_cost_the
 
     async def scenario(job: recorders.Job) -> None:
         await job.start(how)
-        found = await job.capture(12.0)
+        found = await job.capture()
         assert recorders.ranks(found) == [0, 1], notes(found)
         for rank in (0, 1):
             assert recorders.kept(found)[rank].read_bytes() == (job.node.state / "dumps" / f"rank_{rank}").read_bytes()
@@ -76,7 +76,7 @@ def test_ranks_with_nccl_are_asked_on_their_control_sockets_and_without_stacks_w
 
     async def scenario(job: recorders.Job) -> None:
         await job.start(how)
-        found = await job.capture(8.0)
+        found = await job.capture()
         assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
         assert tuple(recorders.verdict_of(found).culprits) == job.truth.culprits
         names = {rank: path.name for rank, path in recorders.kept(found).items()}
@@ -84,7 +84,7 @@ def test_ranks_with_nccl_are_asked_on_their_control_sockets_and_without_stacks_w
         assert sorted(path.name for path in recorders.kept(found)[0].parent.iterdir()) == sorted(names.values())
         pending = [one["rank"] for one in found["ranks"] if one["pending"]]
         assert pending, "what NCCL's own recorder tells is in the evidence too"
-        assert recorders.ranks(await job.capture(8.0)) == [0, 1, 2, 3]
+        assert recorders.ranks(await job.capture()) == [0, 1, 2, 3]
         assert len(list(job.begun.glob("stacks-asked-1-*"))) == 1, "who does not tell its stacks is asked once"
 
     recorders.play(scenario)
@@ -96,7 +96,7 @@ def test_ranks_that_never_answer_hold_nothing_up() -> None:
         os.kill(job.pids[0], signal.SIGSTOP)
         one = processes.Process("j", 1, 0, job.pids[0])
         await world.until(lambda: processes.look(one, 0).state == "stopped", "the stop")
-        found = await job.capture(4.0)
+        found = await job.capture(6.0)
         assert recorders.ranks(found) == []
         assert found["flight_recorder"]["digest"] is None
         assert "rank 0 is stopped and was not asked" in notes(found)
@@ -104,7 +104,7 @@ def test_ranks_that_never_answer_hold_nothing_up() -> None:
         assert "rank 3 was asked by its pipe and has not written" in notes(found)
         assert [one["rank"] for one in found["ranks"]] == [0, 1, 2, 3]
         os.kill(job.pids[0], signal.SIGCONT)
-        again = await job.capture(8.0)
+        again = await job.capture(ranks=(0,))
         assert recorders.ranks(again) == [0], notes(again)
 
     recorders.play(scenario)
@@ -121,7 +121,7 @@ def test_what_torch_writes_of_itself_is_told_once_and_counts_also_when_its_rank_
         path = Path(seen[0].evidence["file"])
         assert path.parent == job.node.state / "logs" / "j" / "attempt-0" / "fr" / "n0" / "generation-1"
         await job.end(2)
-        found = await job.capture(6.0)
+        found = await job.capture()
         assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
         assert [one["rank"] for one in found["ranks"]] == [0, 1, 3]
         job.node.agents[0].kill()
@@ -129,7 +129,7 @@ def test_what_torch_writes_of_itself_is_told_once_and_counts_also_when_its_rank_
         job.node.start()
         await world.until(lambda: len(job.controller.hellos) == 2, "the next agent")
         await job.end(0, 1, 3)
-        after = await job.capture(6.0)
+        after = await job.capture()
         assert recorders.ranks(after) == [0, 1, 2, 3], "torch's own, and those that were asked for"
         assert {one["state"] for one in after["ranks"]} == {"gone"}
         assert {one.rank for one in job.controller.observed("flight-record-written")} >= {1, 2}
@@ -146,10 +146,10 @@ def test_a_job_whose_keeper_died_with_all_ranks_is_still_told_of() -> None:
         for pid in job.node.pids():
             os.kill(pid, signal.SIGKILL)
         await world.until(lambda: len(job.controller.observed("rank-exited")) == 4, "the ranks' ends")
-        found = await job.capture(6.0)
+        found = await job.capture()
         assert recorders.ranks(found) == [1, 3], notes(found)
         assert found["ranks"] == []
-        part = await job.capture(6.0, ranks=(1, 2))
+        part = await job.capture(ranks=(1, 2))
         assert [(one["rank"], one["state"]) for one in part["ranks"]] == [(1, "gone"), (2, "gone")]
         assert recorders.ranks(part) == [1]
 
@@ -208,12 +208,12 @@ def test_hundreds_of_ranks_on_one_node_fit_into_one_answer(tmp_path: Path) -> No
 def test_dumps_of_an_earlier_generation_never_count() -> None:
     async def scenario(job: recorders.Job) -> None:
         await job.start(dict.fromkeys(range(4), "itself"))
-        assert recorders.ranks(await job.capture(4.0)) == [0, 1, 2, 3]
+        assert recorders.ranks(await job.capture()) == [0, 1, 2, 3]
         stopped = await job.controller.order("stop", {"grace_s": 0.1})
         assert stopped.ok
         env = {"TORCH_FR_DUMP_TEMP_FILE": str(job.node.state / "logs/j/attempt-0/fr/n0/generation-1/rank_")}
         await job.start(dict.fromkeys(range(4), "no pipe"), generation=2, env=env)
-        found = await job.capture(3.0, generation=2)
+        found = await job.capture(generation=2)
         assert found["flight_recorder"]["digest"] is None, "the files there are of the run before"
 
     recorders.play(scenario)
@@ -226,7 +226,7 @@ def test_the_jobs_own_setting_under_the_old_name_is_watched() -> None:
         await job.start({2: "itself"}, env={"TORCH_NCCL_DEBUG_INFO_TEMP_FILE": "own/trace_"})
         (seen,) = await world.until(lambda: job.controller.observed("flight-record-written"), "the news")
         assert seen.evidence["file"] == str(own / "trace_2")
-        found = await job.capture(6.0)
+        found = await job.capture()
         assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
         assert sorted(path.name for path in own.iterdir()) == [f"trace_{rank}" for rank in range(4)]
 
@@ -262,7 +262,7 @@ def test_a_folder_of_somebody_elses_is_not_written_to_and_no_link_is_followed(tm
 def test_ranks_that_a_job_starts_itself_are_found_by_their_environment() -> None:
     async def scenario(job: recorders.Job) -> None:
         await job.start({3: "itself"}, launcher=True)
-        found = await job.capture(8.0)
+        found = await job.capture()
         assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
         assert tuple(recorders.verdict_of(found).culprits) == job.truth.culprits
         assert len(list(job.node.state.glob("inner_*"))) == 4

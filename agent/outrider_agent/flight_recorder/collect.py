@@ -51,6 +51,7 @@ class Rank:
     seen: dict[str, keep.Stamp] = field(default_factory=dict)
     piped: bool = False
     written: bool = False  # its answer to the pipe has been kept
+    refused: bool = False  # what it wrote is nothing to be kept, and will not be
     copies: list[str] = field(default_factory=list)
     why: str = ""  # why the newest of its files was not kept
 
@@ -158,7 +159,7 @@ class Collection:
                 )
 
     def _has_answered(self, rank: Rank) -> bool:
-        return rank.written or bool(self.answers.get(rank.rank))
+        return rank.written or rank.refused or bool(self.answers.get(rank.rank))
 
     def _by_pipe(self, rank: Rank) -> bool:
         for spot in self.job.spots:
@@ -245,6 +246,7 @@ class Collection:
             rank.seen[path] = keep.copy(path, into, spot.user)
         except keep.NotKept as error:
             rank.why = str(error)
+            rank.refused = not isinstance(error, keep.NotYet)
             return False
         rank.why = ""
         if into not in rank.copies:
