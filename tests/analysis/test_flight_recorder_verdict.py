@@ -313,13 +313,12 @@ def test_of_two_that_both_receive_the_other_pipelines_tell_who_is_wrong() -> Non
     assert (found.kind, found.culprits) == ("p2p-deadlock", (1,))
 
 
-def test_of_two_that_both_receive_alone_both_are_named_with_doubt() -> None:
+def test_of_two_that_both_receive_alone_both_are_candidates() -> None:
     ranks = job({"1": ("mesh_pp", [0, 1])}, 2)
     ranks[0].call("1", "recv", peer=1, done=False)
     ranks[1].call("1", "recv", peer=0, done=False)
     found = judged(ranks.values())
-    assert (found.kind, found.culprits) == ("p2p-deadlock", (0, 1))
-    assert found.confidence <= 0.7
+    assert (found.kind, found.culprits, found.findings[0].candidates) == ("unknown", (), (0, 1))
 
 
 def test_a_device_that_did_not_finish_what_its_peers_did_is_named() -> None:
@@ -407,4 +406,4 @@ def test_a_straggler_is_named_only_where_it_is_late_by_much() -> None:
 
 def test_nothing_read_is_no_verdict() -> None:
     found = verdict.judge(merge.merge([]))
-    assert (found.kind, found.confidence) == ("none", 0.0)
+    assert (found.kind, found.confidence) == ("unknown", 0.0)

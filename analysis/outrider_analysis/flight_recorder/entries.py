@@ -30,18 +30,20 @@ class Batches:
         self.last: dict[str, int] = {}  # number of the newest collective
         self.done: dict[str, int] = {}  # and of the newest that is over
 
-    def collective_is_over(self, name: str, number: int, enqueued: int, completed: int) -> bool:
+    def collective_is_over(self, name: str, number: int, enqueued: int, completed: int, before: object = 1) -> bool:
         """Is a collective over that is not marked so? Members of a batch never are, its end and what follows are.
 
         ``enqueued`` and ``completed`` are the group's own counts, -1 where they are not known. They count sends and
-        recvs while one of these is the newest, so they are believed only where they fit the entries.
+        recvs while one of these is the newest, so they are believed only where they fit the entries, or where the
+        group had none ``before``.
         """
         told = self.joint.get((name, number))
         if told is not None:
             return told
         if number < self.done.get(name, -1):
             return True  # one group's collectives end in their order
-        return name not in self.newest and number <= completed <= enqueued == self.last.get(name)
+        sure = enqueued == self.last.get(name) or before == 0
+        return name not in self.newest and sure and number <= completed <= enqueued
 
     def add(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Entries in their order, all of a group at once."""

@@ -322,12 +322,12 @@ def _identifiable(truth: Truth, run: execute.Run, settings: Sequence[entries.Set
         truth.fault in ("two",) and one.active_only,
         bool(lost & members) and lost != set(truth.culprits),
         len(lost) > 1 and bool(lost & set(truth.culprits)),
-        any(_is_forgotten(truth, run.ranks[rank], settings[rank].ring) for rank in truth.culprits),
+        any(_is_forgotten(run.ranks[rank], settings[rank].ring) for rank in range(len(run.ranks))),
     )
     return "maybe" if any(checks) else "yes"
 
 
-def _is_forgotten(truth: Truth, rank: execute.Rank, ring: int) -> bool:
-    """The host went on for so long that its ring no longer holds the call that went wrong."""
+def _is_forgotten(rank: execute.Rank, ring: int) -> bool:
+    """The host went on for so long that its ring no longer holds what it was the first to wait in."""
     began = next((record for record in rank.records if record.done is None), None)
-    return began is not None and not truth.fault.startswith("stuck") and rank.next_record - began.record > ring
+    return began is not None and rank.next_record - began.record > ring

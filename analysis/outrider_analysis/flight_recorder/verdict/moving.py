@@ -22,11 +22,10 @@ TAKEN_GLOO_NS: Final = 3 * 10**9  # of gloo's, which a thread of the rank gives 
 RARE: Final = 8
 BY_PICTURE: Final = 0.7  # no more confidence than this where times tell nothing
 QUIET_NS: Final = 60 * 10**9  # without a call for so long: stuck, where the job's own pauses are not known
-FRESH_NS: Final = 2 * 10**9  # a dump that was taken so soon after a call is one of a job that may be at work
 ENDS_MAX: Final = 3
 ASKED_MAX: Final = 512  # ranks whose pauses are looked at
 CAME_NOT: Final = ("rank-missing", "p2p-missing")
-BY_PICTURE_OF_DEVICE: Final = 0.5
+BY_WEAK_PICTURE: Final = 0.5
 WEAK: Final = ("device-stuck", "all-joined-stuck")
 PROOF: Final = ("collective-mismatch", "size-mismatch", "dtype-mismatch", "order-mismatch")
 
@@ -46,8 +45,6 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     if timed_out or now - called > long or later:
         return findings
     kept = [finding for finding in findings if finding.proof or finding.kind in PROOF]
-    if called and taken and abs(taken - called) <= FRESH_NS and not gloo:
-        return kept  # all of this is a moment old
     if kept:
         return findings
     few = len(findings) == 1 or (ends == len(findings) <= ENDS_MAX and _are_rare(case, findings))
@@ -55,8 +52,8 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
         case.dismissed = bool(findings)
         return []
     for finding in findings:
-        weak = finding.kind in WEAK  # dumps of different moments look so too
-        finding.confidence = min(finding.confidence, BY_PICTURE if not weak else BY_PICTURE_OF_DEVICE)
+        weak = finding.kind in WEAK or len(findings) > 1  # dumps of different moments look so too
+        finding.confidence = min(finding.confidence, BY_PICTURE if not weak else BY_WEAK_PICTURE)
     return findings
 
 

@@ -1,0 +1,141 @@
+"""Faults that the verdict once had, each with the smallest job that shows it; jobs as in tests/analysis."""
+
+import typing
+
+import pytest
+
+from outrider_analysis.flight_recorder import verdict
+from tests.analysis.test_flight_recorder_verdict import Rank, job, judged
+
+WORLD = list(range(8))
+GROUPS = {
+    "0": ("default_pg", WORLD),
+    **{str(at + 1): ("mesh_tp", [2 * at, 2 * at + 1]) for at in range(4)},
+    **{str(at + 5): ("mesh_dp", [at, at + 2, at + 4, at + 6]) for at in range(2)},
+}
+
+
+def tp(rank: int) -> str:
+    return str(rank // 2 + 1)
+
+
+def dp(rank: int) -> str:
+    return str(rank % 2 + 5)
+
+
+def mesh() -> dict[int, Rank]:
+    """tp: pairs; dp: four ranks each; everybody has made two rounds."""
+    ranks = job(GROUPS, 8)
+    for number, rank in ranks.items():
+        for _ in range(2):
+            rank.call(tp(number)).call(dp(number)).call("0")
+    return ranks
+
+
+def told(found: verdict.Verdict) -> tuple[str, tuple[int, ...]]:
+    return found.kind, found.culprits
+
+
+def batch(rank: Rank, group: str, done: bool) -> None:
+    """Two collectives under one number, and the entry that ends their batch: it alone ever changes its state."""
+    rank.call(group, "_all_gather_base", done=False)
+    number = rank.counts[group, False]
+    for op, ended in (("_all_gather_base", False), ("coalesced", done)):
+        rank.counts[group, False] = number - 1
+        rank.call(group, op, done=ended)
+
+
+@pytest.mark.parametrize("form", [{}, {"active_only": True}])
+def test_members_of_an_old_batch_of_collectives_are_over(form: dict[str, typing.Any]) -> None:
+    ranks = mesh()
+    for number, rank in ranks.items():
+        batch(rank, dp(number), done=True)
+        if number != 5:
+            rank.call(tp(number), done=number != 4)
+    for number in (0, 1, 2, 3, 6, 7):
+        ranks[number].call("0", done=False)
+    assert told(judged(ranks.values(), **form)) == ("rank-missing", (5,))
+    everybody = mesh()
+    for number, rank in everybody.items():
+        batch(rank, dp(number), done=True)
+    assert told(judged(everybody.values())) == ("none", ())
+
+
+def test_a_send_that_nobody_takes_is_unfinished_though_a_later_recv_is_counted_as_over() -> None:
+    groups = {"0": ("default_pg", [0, 1, 2]), "1": ("mesh_pp", [0, 1, 2])}
+    ranks = job(groups, 3)
+    for rank in ranks.values():
+        rank.call("0")
+    ranks[0].call("1", "send", peer=1).call("1", "recv", peer=1, done=False)
+    ranks[1].call("1", "recv", peer=0).call("1", "send", peer=2, done=False).call("1", "recv", peer=0)
+    ranks[0].call("1", "send", peer=1)
+    dump = ranks[1].dump()
+    dump["pg_status"]["1"] |= {"last_enqueued_collective": 3, "last_completed_collective": 3}
+    ranks[1].dump = lambda ring=0, active_only=False: dump  # type: ignore[method-assign]
+    assert judged(ranks.values()).culprits == (2,)
+
+
+def test_a_second_host_that_stopped_behind_the_first_fault_is_named_too() -> None:
+    ranks = mesh()
+    for number, rank in ranks.items():
+        if number != 1:
+            rank.call(dp(number), done=number % 2 == 0)
+            rank.call("0", done=False)
+            if number != 6:
+                rank.call(tp(number), done=False)
+    found = judged(ranks.values())
+    assert found.culprits == (1, 6)
+    assert [finding.kind for finding in found.findings] == ["rank-missing", "rank-missing"]
+
+
+def test_a_rank_without_a_dump_that_may_stand_with_its_mates_is_not_blamed() -> None:
+    ranks = mesh()
+    for number, rank in ranks.items():
+        if number != 1:
+            rank.call(dp(number), done=number % 2 == 0)
+            rank.call(tp(number), done=False)
+    heard = [rank for number, rank in ranks.items() if number != 5]
+    assert judged(heard, world=8).culprits == (1,)
+
+
+def test_one_call_too_many_is_not_the_fault_of_those_who_did_not_make_it() -> None:
+    ranks = mesh()
+    for number, rank in ranks.items():
+        if number == 3:
+            rank.call(tp(number), done=False)
+        rank.call(dp(number), done=number % 2 == 0)
+        rank.call("0", done=False)
+    assert judged(ranks.values()).culprits in ((), (3,))
+
+
+def test_many_devices_that_seem_stuck_are_not_named() -> None:
+    ranks = mesh()
+    for number, rank in ranks.items():
+        rank.call(tp(number), done=number % 2 == 0)
+    found = judged(ranks.values(), taken_ns=0)
+    assert found.culprits == ()
+    assert found.kind in ("none", "unknown")
+
+
+def test_the_first_call_that_is_owed_is_where_it_began() -> None:
+    ranks = mesh()
+    for number, rank in ranks.items():
+        if number != 4:
+            rank.call(tp(number), done=number != 5)
+            rank.call(dp(number), done=False)
+            rank.call("0", done=False)
+    found = judged(ranks.values(), active_only=True)
+    assert found.culprits == (4,)
+    assert found.findings[0].where is not None
+    assert found.findings[0].where.ranks == (4, 5)
+
+
+def test_clocks_that_differ_make_no_straggler() -> None:
+    ranks = mesh()
+    for number, rank in ranks.items():
+        for _ in range(20):
+            rank.call(tp(number)).call(dp(number))
+        for entry in rank.entries:  # this host's clock is 30 ms ahead
+            entry["time_created_ns"] += 30_000_000 * (number == 3)
+            entry["time_discovered_completed_ns"] += 30_000_000 * (number == 3)
+    assert told(judged(ranks.values(), taken_ns=0)) == ("none", ())
