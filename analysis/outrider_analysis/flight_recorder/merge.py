@@ -23,6 +23,7 @@ _AXIS: Final = {
     "dp": ("dp", "data", "data_parallel", "fsdp", "dp_shard", "dp_replicate"),
 }
 _AXIS_OF: Final = {word: axis for axis, words in _AXIS.items() for word in words}
+_DEFAULT: Final = "default_pg"  # torch's word for the group of all ranks
 _DRESSING: Final = re.compile(r"^(mesh|device_mesh|group|pg)_|_(group|pg|comm)$")
 
 
@@ -214,6 +215,8 @@ class _Groups:
         if told is not None and rank in told[1]:
             return told
         axes = axes_of(description)
+        if description == _DEFAULT and self._mesh is not None:
+            return description, tuple(range(self._mesh.world_size))
         if axes and self._mesh is not None and rank < self._mesh.world_size:
             return description, self._spanned(rank, axes)
         return None
