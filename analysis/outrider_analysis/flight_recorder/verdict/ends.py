@@ -46,9 +46,16 @@ def joined(case: cases.Case, at: int) -> Finding:
         f"All {len(wait.waiting)} members of {what} have joined it and none has finished: no rank is to "
         "blame; look at the group's links."
     )
-    return cases.told(
-        case, "all-joined-stuck", (), CONFIDENCE["joined"], wait, sentence, ["every member has enqueued it"]
-    )
+    evidence = ["every member has enqueued it"]
+    begun = len(started) == len(wait.waiting)
+    if begun:
+        evidence.append("every member's device has begun it")
+    else:
+        evidence.append(
+            "starts are not recorded (TORCH_NCCL_ENABLE_TIMING), so a device that never began it is not seen"
+        )
+    sure = CONFIDENCE["joined" if begun else "joined-untimed"]
+    return cases.told(case, "all-joined-stuck", (), sure, wait, sentence, evidence)
 
 
 def absent(case: cases.Case, ranks: list[int]) -> Finding:

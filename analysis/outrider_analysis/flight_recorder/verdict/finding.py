@@ -36,7 +36,8 @@ CONFIDENCE: Final = {
     "unexcused": 0.85,  # its mates made the call while waiting for the same
     "device": 0.9,  # peers have finished what it has not
     "not-started": 0.85,  # peers' devices have begun, its has not
-    "joined": 0.85,  # all are there and nobody is to blame
+    "joined": 0.85,  # all are there, on their devices too, and nobody is to blame
+    "joined-untimed": 0.6,  # all have called it; whether a device never began it is not recorded
     "absent": 0.85,  # left no dump, and nothing else explains the wait
     "slow": 0.8,
     "slow-host": 0.6,  # by its calls alone: one that waits for it in each call looks much the same
