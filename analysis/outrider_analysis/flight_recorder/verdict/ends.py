@@ -52,7 +52,7 @@ def joined(case: cases.Case, at: int) -> Finding:
         evidence.append("every member's device has begun it")
     else:
         evidence.append(
-            "starts are not recorded (TORCH_NCCL_ENABLE_TIMING), so a device that never began it is not seen"
+            "starts are not recorded, so a device that never began it is not seen (TORCH_NCCL_ENABLE_TIMING)"
         )
     sure = CONFIDENCE["joined" if begun else "joined-untimed"]
     return cases.told(case, "all-joined-stuck", (), sure, wait, sentence, evidence)
