@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from outrider_analysis.flight_recorder import entries, model, reading
+
+_NO_TIMES: Final = (0, 0, 0)
 
 
 class Group:
@@ -82,9 +84,8 @@ class Group:
         enqueued, completed = self._counters(status, gloo)
         first, window = self._window()
         last = first + len(window) - 1
-        arrivals = array("q")
-        for seq in range(max(first, last - model.ARRIVALS_MAX + 1), last + 1):
-            arrivals.extend(self.arrivals.get(seq, (0, 0, 0)))
+        newest = range(max(first, last - model.ARRIVALS_MAX + 1), last + 1)
+        arrivals = array("q", [part for seq in newest for part in self.arrivals.get(seq, _NO_TIMES)])
         return model.GroupDigest(
             name=self.name,
             description=self.description,
@@ -121,4 +122,5 @@ class Group:
             return 0, array("I")
         last = max(self.window)
         first = max(min(self.window), last - model.WINDOW_MAX + 1)
-        return first, array("I", (self.window.get(seq, 0) for seq in range(first, last + 1)))
+        told = self.window.get
+        return first, array("I", [told(seq, 0) for seq in range(first, last + 1)])

@@ -31,9 +31,11 @@ _FIELDS: Final = itemgetter(
     *("profiling_name", "input_sizes", "output_sizes", "input_dtypes", "output_dtypes"),
 )
 _FIRST: Final = itemgetter(0)
+_BY_RETIRED: Final = itemgetter(2)
 _WHOLE: Final = {int}
 _FLAG: Final = {bool}
 _TEXT: Final = {str}
+_FEW: Final = {0, 1}
 _STATES: Final = {"scheduled", "started", "completed"}
 _TIMES: Final = ({int}, {int, type(None)}, {type(None)})
 
@@ -43,6 +45,7 @@ class Columns:
     """One item for each entry. Times are ns, 0 where there is none; ``groups`` are pairs of name and description."""
 
     groups: Sequence[tuple[str, str]]
+    different: Sequence[tuple[str, str]]  # of them, each once, in the order in which they come
     seqs: Sequence[int]
     owns: Sequence[int]  # numbers of sends and recvs
     operations: Sequence[int]
@@ -77,7 +80,8 @@ def _take(
     groups = groups if set(map(type, groups)) == {tuple} else tuple(map(tuple, groups))
     numbers = _are_numbers(seqs) and _are_numbers(owns) and set(map(type, operations)) == _WHOLE
     flags = set(map(type, retired)) == _FLAG and set(map(type, p2p)) == _FLAG and set(state) <= _STATES
-    if not numbers or not flags or set(map(len, groups)) != {2} or set(map(type, chain(*set(groups)))) != _TEXT:
+    different = tuple(dict.fromkeys(groups))
+    if not numbers or not flags or set(map(len, different)) != {2} or set(map(type, chain(*different))) != _TEXT:
         return None
     times = [stamps for column in (created, started, completed) if (stamps := _times(column)) is not None]
     forms_of = _forms(*call)
@@ -85,10 +89,10 @@ def _take(
         return None
     known = _known(forms_of, items, forms, find)
     finished: Sequence[bool] = [word == "completed" for word in state]
-    gloo = any(map(itemgetter(2), known))
+    gloo = any(map(_BY_RETIRED, known))
     if gloo:
         finished = [over or (one[2] and gone) for over, one, gone in zip(finished, known, retired, strict=True)]
-    return Columns(groups, seqs, owns, operations, p2p, finished, *times, known, any(times[1]), gloo)
+    return Columns(groups, different, seqs, owns, operations, p2p, finished, *times, known, any(times[1]), gloo)
 
 
 def _are_numbers(column: Sequence[Any]) -> bool:
@@ -107,13 +111,15 @@ def _forms(
     names: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], ins: Sequence[Any], outs: Sequence[Any]
 ) -> Iterable[Any] | None:
     """A key for what each entry called; None where there is more of it than calls have."""
-    if max(max(map(len, side)) for side in (inputs, outputs, ins, outs)) > 1:
-        return _long_forms(names, inputs, outputs, ins, outs)
-    shapes = [list(map(_FIRST, [side or _NONE for side in column])) for column in (inputs, outputs)]
-    words = [map(_FIRST, [side or _NONE for side in column]) for column in (ins, outs)]
-    if max(max(map(len, column)) for column in shapes) > DIMENSIONS_MAX:
+    columns = []
+    for column in (inputs, outputs, ins, outs):
+        lengths = set(map(len, column))
+        if not lengths <= _FEW:
+            return _long_forms(names, inputs, outputs, ins, outs)
+        columns.append(list(map(_FIRST, column if 0 not in lengths else [side or _NONE for side in column])))
+    if max(map(len, chain(columns[0], columns[1]))) > DIMENSIONS_MAX:
         return None
-    return zip(names, map(tuple, shapes[0]), map(tuple, shapes[1]), *words, strict=True)
+    return zip(names, map(tuple, columns[0]), map(tuple, columns[1]), columns[2], columns[3], strict=True)
 
 
 def _long_forms(names: Sequence[Any], *sides: Sequence[Any]) -> Iterable[Any] | None:

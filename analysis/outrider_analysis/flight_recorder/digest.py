@@ -101,7 +101,7 @@ class _Rank:
     def digest(self, taken_ns: int) -> model.RankDigest:
         orders, recent = entries.recent(self.dump.entries)
         found = columns.take(recent, self.shared.forms, self.shared.signature)
-        if found is not None and len(self.config) + len(set(found.groups)) <= model.GROUPS_MAX:
+        if found is not None and len(found.different) <= model.GROUPS_MAX:
             last = self.take_all(found, orders, recent)
         else:
             last = self.take_each(orders, recent)
@@ -135,16 +135,17 @@ class _Rank:
     ) -> Mapping[str, Any]:
         """All entries, which are whole; gives the last."""
         pairs = found.groups
-        for pair in dict.fromkeys(pairs):
+        for pair in found.different:
             if pair[0] not in self.groups:
                 self._open(*pair, items[pairs.index(pair)])
-        slot_of = {pair: self.groups[pair[0]].slot for pair in set(pairs)}
+        slot_of = {pair: self.groups[pair[0]].slot for pair in found.different}
         slots = [slot_of[pair] for pair in pairs]
         places: list[list[int]] = [[] for _ in self.groups]
         for at, slot in enumerate(slots):
             places[slot].append(at)
         words, owns, kept = slots.copy(), list(found.seqs), [True] * len(items)
-        mixed = {slots[at] for at, known in enumerate(found.known) if found.p2p[at] or known[3]}
+        odd = zip(slots, found.p2p, found.known, strict=True)
+        mixed = {slot for slot, p2p, known in odd if p2p or known[3]}
         pending: list[tuple[int, int]] = []
         for group, of_group in zip(self.groups.values(), places, strict=True):
             if group.slot in mixed:
@@ -178,7 +179,8 @@ class _Rank:
             pending = [at for at in pending if not self._collective_is_over(name, found.seqs[at], items[at])]
         numbers = [found.known[at][0] for at in places]
         newest = places[-model.ARRIVALS_MAX :] if all(map(lt, seqs, seqs[1:])) else places
-        times = [(found.created[at], found.completed[at], entries.duration_of(items[at])) for at in newest]
+        spent = [entries.duration_of(items[at]) if "duration_ms" in items[at] else 0 for at in newest]
+        times = [(found.created[at], found.completed[at], used) for at, used in zip(newest, spent, strict=True)]
         group.column(seqs, numbers, [found.seqs[at] for at in pending], found.operations[places[-1]], times)
         return [(at, 0) for at in pending]
 
@@ -308,7 +310,8 @@ class _Rank:
     def _collective_is_over(self, name: str, number: int, entry: Mapping[str, Any]) -> bool:
         status = self.dump.status.get(str(entry.get("pg_id")))
         counts = (status.enqueued, status.completed) if status is not None else (model.NEVER, model.NEVER)
-        return entry["state"] != "started" and self.batches.collective_is_over(name, number, *counts)
+        before = entry.get("p2p_seq_id")
+        return entry["state"] != "started" and self.batches.collective_is_over(name, number, *counts, before)
 
     def _pending(
         self, group: building.Group, order: int, entry: Mapping[str, Any], seq: int, p2p: bool, number: int,
