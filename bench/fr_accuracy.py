@@ -14,6 +14,7 @@ and the same for torch's fr_trace.
 
     python bench/fr_accuracy.py [--cases 500] [--seed 0] [--ranks-max 1024] [--no-peer] [--only FAULT]
         [--peer-ranks-max 128] [--peer-limit-s 20] [--times] [--keep FOLDER] [--json FILE]
+    python bench/fr_accuracy.py --add-up FILE...        one table of several runs' --json files
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Peer:
 
     limit_s: float
     process: subprocess.Popen[str] = field(init=False)
-    ends: Counter[str] = field(default_factory=Counter)
+    end_of_last: str = ""
 
     def __post_init__(self) -> None:
         command = [sys.executable, str(Path(__file__).with_name("_fr_trace.py"))]
@@ -59,7 +60,7 @@ class Peer:
         to.write(json.dumps({"folder": str(folder / "dumps"), "limit_s": self.limit_s}) + "\n")
         to.flush()
         found = json.loads(back.readline())
-        self.ends[found["end"]] += 1
+        self.end_of_last = found["end"]
         answer, everybody = _fr_trace.read(found["text"], found["end"])
         return answer, everybody, found["seconds"]
 
@@ -86,13 +87,36 @@ class Results:
     peer_seconds: list[float] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
     wrong: list[dict[str, Any]] = field(default_factory=list)
+    ends: Counter[str] = field(default_factory=Counter)
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more case."""
+        self.rows.append(row)
+        self.ours.append(_score(row["ours"]))
+        self.seconds.append(row["seconds"])
+        self.ranks.append(row["truth"]["ranks"])
+        if self.ours[-1].outcome in ("wrong", "confident wrong"):
+            self.wrong.append(row)
+        if "fr_trace" in row:
+            self.peers.append(_score(row["fr_trace"]))
+            self.everybody.append(_score(row["fr_trace_all"]))
+            self.beside.append(self.ours[-1])
+            self.peer_seconds.append(row["fr_trace_end"]["seconds"])
+            self.ends[row["fr_trace_end"]["end"]] += 1
+
+
+def _score(row: dict[str, Any]) -> scores.Score:
+    return scores.Score(**row | {"named": tuple(row["named"])})
 
 
 def main() -> None:
     """Make the cases, ask both, print."""
     options = _options()
     results = Results()
+    if options.add_up:
+        _add_up(options, results)
+        return
     peer = None if options.no_peer else Peer(options.peer_limit_s)
     began = time.monotonic()
     place = Path(options.keep or tempfile.mkdtemp(prefix="fr-accuracy-"))
@@ -107,7 +131,7 @@ def main() -> None:
             peer.end()
         if not options.keep:
             shutil.rmtree(place, ignore_errors=True)
-    _show(options, results, peer, time.monotonic() - began)
+    _show(options, results, time.monotonic() - began)
     if options.json:
         Path(options.json).write_text(json.dumps(results.rows))
 
@@ -124,6 +148,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--times", action="store_true", help="tell the analysis when each dump was taken")
     parser.add_argument("--keep", default="", help="folder that keeps dumps and truth of cases answered wrongly")
     parser.add_argument("--json", default="", help="file for one row a case")
+    parser.add_argument("--add-up", nargs="+", metavar="FILE", help="files of --json: make no case, show their sum")
     return parser.parse_args()
 
 
@@ -134,28 +159,34 @@ def _one(seed: int, options: argparse.Namespace, peer: Peer | None, place: Path,
     truth = case.document()
     answer, seconds = _fr_ours.analyze(folder / "dumps", options.times)
     ours = scores.score(truth, answer)
-    results.ours.append(ours)
-    results.seconds.append(seconds)
-    results.ranks.append(truth["ranks"])
-    row = {"truth": truth, "ours": dataclasses.asdict(ours), "sentence": answer.get("sentence")}
-    results.rows.append(row)
-    if ours.outcome in ("wrong", "confident wrong"):
-        results.wrong.append(row)
+    row = {"truth": truth, "ours": dataclasses.asdict(ours), "sentence": answer.get("sentence"), "seconds": seconds}
     if peer is not None and truth["ranks"] <= options.peer_ranks_max:
         theirs, everybody, took = peer.ask(folder)
-        results.peers.append(scores.score(truth, theirs))
-        results.everybody.append(scores.score(truth, theirs | {"culprits": everybody}))
-        results.beside.append(ours)
-        results.peer_seconds.append(took)
-        row["fr_trace"] = dataclasses.asdict(results.peers[-1])
+        row["fr_trace"] = dataclasses.asdict(scores.score(truth, theirs))
+        row["fr_trace_all"] = dataclasses.asdict(scores.score(truth, theirs | {"culprits": everybody}))
+        row["fr_trace_end"] = {"seconds": took, "end": peer.end_of_last}
+    results.add(row)
     if not options.keep or ours.outcome in ("exact", "subset"):
         shutil.rmtree(folder)
 
 
-def _show(options: argparse.Namespace, results: Results, peer: Peer | None, took: float) -> None:
+def _add_up(options: argparse.Namespace, results: Results) -> None:
+    """Show the sum of earlier runs; a seed that is in several files counts once."""
+    known: dict[int, dict[str, Any]] = {}
+    for name in options.add_up:
+        known |= {row["truth"]["seed"]: row for row in json.loads(Path(name).read_text())}
+    for _, row in sorted(known.items()):
+        results.add(row)
+    if not results.rows:
+        raise SystemExit("no case in these files")
+    _show(options, results, sum(results.seconds) + sum(results.peer_seconds))
+
+
+def _show(options: argparse.Namespace, results: Results, took: float) -> None:
     load = os.getloadavg()
     ranks = sorted(results.ranks)
-    print(f"{len(results.ours)} cases from seed {options.seed}, {ranks[0]} to {ranks[-1]} ranks, median", end=" ")
+    first = min(row["truth"]["seed"] for row in results.rows)
+    print(f"{len(results.ours)} cases from seed {first}, {ranks[0]} to {ranks[-1]} ranks, median", end=" ")
     print(f"{ranks[len(ranks) // 2]}; {took:.0f} s in all; load {load[0]:.1f} {load[1]:.1f} {load[2]:.1f}\n")
     print(scores.table(results.ours))
     _line("must", [each for each in results.ours if each.identifiable == "yes"])
@@ -169,10 +200,10 @@ def _show(options: argparse.Namespace, results: Results, peer: Peer | None, took
             end=" ",
         )
         print(f"{list(ours['named'])[:8]} as {ours['verdict']} with {ours['confidence']:.2f}")
-    if peer is None or not results.peers:
+    if not results.peers:
         return
     print(f"\ntorch's fr_trace on the {len(results.peers)} cases of at most {options.peer_ranks_max} ranks", end=" ")
-    print(f"(ended: {dict(peer.ends)}); its confidence counts as 1, as it states none\n")
+    print(f"(ended: {dict(results.ends)}); its confidence counts as 1, as it states none\n")
     print(scores.table(results.peers))
     print(f"\n{'on these cases':24}" + "".join(f" {word:>15}" for word in scores.OUTCOMES))
     _compared("outrider", results.beside)
