@@ -16,6 +16,7 @@ from outrider_analysis.flight_recorder.verdict.graph import Node, explained
 from outrider_analysis.flight_recorder.verdict.order import Call, Orders
 
 UNHEARD_MAX: Final = 4096
+CROWD: Final = 512  # with more of them than that most dumps are yet to come, and they are one knot
 
 
 def possible(board: Board, orders: Orders) -> dict[int, list[Node]]:
@@ -25,12 +26,37 @@ def possible(board: Board, orders: Orders) -> dict[int, list[Node]]:
         if not wait.device and not explained(board, at):
             for rank in wait.unheard:
                 waited.setdefault(rank, []).append(at)
+    if len(waited) > CROWD:
+        return _crowd(board, sorted(waited))
     heard = board.merged.ranks
     found: dict[int, list[Node]] = {}
     for rank, waits in waited.items():
         nodes = set(_possible(board, orders, rank, waits))
         # Of a rank without a dump that nobody waits for nothing is known, so nothing is explained by it.
         found[rank] = sorted(node for node in nodes if node[0] == "wait" or node[1] in heard or node[1] in waited)
+    return found
+
+
+def _crowd(board: Board, waited: list[int]) -> dict[int, list[Node]]:
+    """Each may wait for any other, and for whoever of their groups was heard and did not come; in linear time.
+
+    A ring says the first, and the second is said once for each group, by whichever of its ranks comes first.
+    """
+    merged = board.merged
+    found: dict[int, list[Node]] = {
+        rank: [("rank", after)] for rank, after in zip(waited, [*waited[1:], waited[0]], strict=True)
+    }
+    told: set[int] = set()
+    for rank in waited:
+        for group in merged.of_rank.get(rank, ()):
+            if group in told:
+                continue
+            told.add(group)
+            finished = _finished(merged, group, rank)
+            for other, slot in merged.groups[group].slots.items():
+                enqueued = merged.ranks[other].groups[slot].enqueued
+                if enqueued is None or enqueued <= finished:
+                    found[rank].append(("rank", other))
     return found
 
 
