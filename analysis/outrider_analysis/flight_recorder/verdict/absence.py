@@ -16,7 +16,7 @@ from outrider_analysis.flight_recorder.verdict.graph import Node, explained
 from outrider_analysis.flight_recorder.verdict.order import Call, Orders
 
 UNHEARD_MAX: Final = 4096
-CROWD: Final = 512  # with more of them than that most dumps are yet to come, and they are one knot
+CROWD: Final = 2**21  # such ranks by all ranks: with more of them (128 of 16,384) they are one knot, to end in time
 
 
 def possible(board: Board, orders: Orders) -> dict[int, list[Node]]:
@@ -26,7 +26,7 @@ def possible(board: Board, orders: Orders) -> dict[int, list[Node]]:
         if not wait.device and not explained(board, at):
             for rank in wait.unheard:
                 waited.setdefault(rank, []).append(at)
-    if len(waited) > CROWD:
+    if len(waited) * board.merged.world > CROWD:
         return _crowd(board, sorted(waited))
     heard = board.merged.ranks
     found: dict[int, list[Node]] = {}
