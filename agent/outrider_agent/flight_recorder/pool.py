@@ -34,6 +34,7 @@ ANSWER_BYTES_MAX: Final = 1 << 30
 PIPE_BYTES: Final = 1 << 20
 REAP_S: Final = 2.0  # a process in a read of a dead mount does not end when it is killed
 STARTS_FAILED_MAX: Final = 3
+START_S: Final = 20.0  # more for the first file of a process: on a busy machine an interpreter takes long to start
 WORDS_MAX: Final = 400
 
 Tell = Callable[[int, int], None]
@@ -194,7 +195,8 @@ class _Run:
             for key, _ in self.selector.select(min(1.0, self.limits.file_s / 4, self.limits.all_s / 16)):
                 self._hear(key.data)
             for reader in list(self.readers):
-                if reader.chunk and time.monotonic() - reader.since > self.limits.file_s:
+                room = self.limits.file_s + (0.0 if reader.begun else START_S)
+                if reader.chunk and time.monotonic() - reader.since > room:
                     self._late(reader)
 
     def _stop(self) -> None:
