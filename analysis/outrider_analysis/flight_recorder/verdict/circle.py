@@ -116,8 +116,8 @@ def _unexcused(case: cases.Case, rank: int) -> bool:
 
 
 def _is_usual(case: cases.Case, mates: Sequence[int], wait: Wait) -> bool:
-    """Have most ranks of the role made the call? Else those who did may have made one too many."""
+    """Have most ranks of the role made the call? Else those who did may have made one too many; one alone, too."""
     kind = case.orders.kind(wait.group)
     made = [case.orders.reached(mate).get((kind, False)) for mate in mates[: cases.MATES_ASKED]]
     known = [reached[0] for reached in made if reached is not None]
-    return 2 * sum(number >= wait.seq for number in known) > len(known)
+    return len(known) > 1 and 2 * sum(number >= wait.seq for number in known) > len(known)
