@@ -14,11 +14,11 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
-from outrider_analysis.flight_recorder import calls, entries
+from outrider_analysis.flight_recorder import entries, model
 
 # Number (the same on every node), what was called, whether ``retired`` tells the end, and whether it is no plain
 # collective: a send or recv, a batch, or the end of one.
-Known = tuple[int, calls.Signature, bool, bool]
+Known = tuple[int, model.Signature, bool, bool]
 
 FORMS_MAX: Final = 65_536
 TENSORS_ALL_MAX: Final = 65_536  # of one side, over all entries
@@ -74,7 +74,7 @@ def take(
 def _take(
     items: Sequence[Mapping[str, Any]], forms: dict[Any, Known], find: Callable[[Mapping[str, Any]], Known]
 ) -> Columns | None:
-    groups, seqs, owns, operations, state, retired, p2p, created, started, completed, *call = zip(
+    groups, seqs, owns, operations, state, retired, p2p, *moments, names, ins, outs, in_words, out_words = zip(
         *map(_FIELDS, items), strict=True
     )
     groups = groups if set(map(type, groups)) == {tuple} else tuple(map(tuple, groups))
@@ -83,8 +83,8 @@ def _take(
     different = tuple(dict.fromkeys(groups))
     if not numbers or not flags or set(map(len, different)) != {2} or set(map(type, chain(*different))) != _TEXT:
         return None
-    times = [stamps for column in (created, started, completed) if (stamps := _times(column)) is not None]
-    forms_of = _forms(*call)
+    times = [stamps for column in moments if (stamps := _times(column)) is not None]
+    forms_of = _forms(names, ins, outs, in_words, out_words)
     if forms_of is None or len(times) < 3:
         return None
     known = _known(forms_of, items, forms, find)
@@ -92,7 +92,10 @@ def _take(
     gloo = any(map(_BY_RETIRED, known))
     if gloo:
         finished = [over or (one[2] and gone) for over, one, gone in zip(finished, known, retired, strict=True)]
-    return Columns(groups, different, seqs, owns, operations, p2p, finished, *times, known, any(times[1]), gloo)
+    created, started, completed = times
+    return Columns(
+        groups, different, seqs, owns, operations, p2p, finished, created, started, completed, known, any(started), gloo
+    )
 
 
 def _are_numbers(column: Sequence[Any]) -> bool:
