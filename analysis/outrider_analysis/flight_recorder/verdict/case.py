@@ -70,10 +70,11 @@ def _next_made(case: Case, rank: int, waits: list[int], mates: list[int]) -> int
 def _most_passed(case: Case, rank: int, waits: list[int], mates: list[int]) -> int:
     known = [_progress(case, mate) for mate in mates[:MATES_ASKED]]
 
-    def standing(at: int) -> tuple[int, int, int, int]:
+    def standing(at: int) -> tuple[float, int, int, int]:
         wait, key = case.board.waits[at], _key(case, at)
         number = _reached(case, rank, wait.group) + 1 if wait.pair is not None else wait.seq
-        passed = sum(over.get(key, -1) >= number for over, _ in known)
+        told = [over[key] for over, _ in known if key in over]
+        passed = sum(newest >= number for newest in told) / max(1, len(told))
         behind = max((turn[key] for _, turn in known if key in turn), default=0)
         return (-passed, behind, wait.since_ns or 2**63, at)
 
@@ -81,9 +82,10 @@ def _most_passed(case: Case, rank: int, waits: list[int], mates: list[int]) -> i
 
 
 def _reached(case: Case, rank: int, group: int) -> int:
-    """The newest send or recv of ``rank`` in the group; 0 where nobody tells."""
+    """The newest send or recv of ``rank`` in the group; beyond all where nothing tells."""
     seen = case.merged.seen(rank, group)
-    return seen.p2p if seen is not None else 2**31
+    hidden = seen is None or (not seen.p2p and case.merged.ranks[rank].active_only)  # those that are over were left out
+    return seen.p2p if seen is not None and not hidden else 2**31
 
 
 def _progress(case: Case, rank: int) -> tuple[dict[tuple[str, bool], int], dict[tuple[str, bool], int]]:
@@ -92,9 +94,10 @@ def _progress(case: Case, rank: int) -> tuple[dict[tuple[str, bool], int], dict[
     turn: dict[tuple[str, bool], int] = {}
     for place, op in enumerate(digested.unfinished):
         turn.setdefault((kinds[op.group], op.p2p), place)
-    over = {}
+    over: dict[tuple[str, bool], int] = {}
     for kind, group in zip(kinds, digested.groups, strict=True):
-        over[kind, False] = group.completed if group.completed is not None else -1
+        if group.completed is not None:
+            over[kind, False] = group.completed
         over[kind, True] = group.p2p if (kind, True) not in turn else -1
     return over, turn
 
