@@ -249,7 +249,7 @@ def _lines(record: execute.Record, pg_id: int) -> Iterator[Line]:
 def _uneven(record: execute.Record, sizes: program.Sizes, end: str = "in") -> program.Sizes:
     """The tokens that a router sends to, or gathers from, this member: about a quarter more or less than even."""
     share = zlib.crc32(f"{record.call.place} {end} {record.group.places[record.rank]}".encode()) % 1000 / 2000 + 0.75
-    return tuple((int(first * share), *rest) for first, *rest in sizes)
+    return tuple((int(shape[0] * share), *shape[1:]) if shape else shape for shape in sizes)
 
 
 def stack(op: str, place: str) -> tuple[tuple[str, str, int], ...]:
