@@ -10,6 +10,7 @@ from outrider_analysis.flight_recorder.verdict import ends, order, words
 from outrider_analysis.flight_recorder.verdict.board import Wait
 from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, UNKNOWN, Finding
 
+BESIDE_ABSENT: Final = 0.6
 CIRCLE_MAX: Final = 256  # ranks of a circle whose order is compared
 
 
@@ -31,12 +32,16 @@ def _judge(case: cases.Case, waits: list[int], ranks: list[int]) -> Finding:
     if known and 2 * len(known) <= max(2, len(heard)):  # of many that differ the measure is wrong, not they
         return deviated(case, known, first)
     late = [rank for rank in heard if _unexcused(case, rank)]
+    absent = [rank for rank in ranks if rank not in case.merged.ranks]
     if late:
-        return _late(case, late)
+        found = _late(case, late)
+        if absent:  # of which one may be the first fault, and this a second behind it
+            found.confidence = min(found.confidence, BESIDE_ABSENT)
+            found.evidence.append(f"waits lead to ranks without a dump as well: {words.runs(absent)}")
+        return found
     crossed = [left for rank in heard if (left := order.crossing(case.orders, rank)) is not None]
     if crossed:
         return deviated(case, crossed, first)
-    absent = [rank for rank in ranks if rank not in case.merged.ranks]
     if absent:
         return ends.absent(case, absent)
     pairs = [case.board.waits[at] for at in waits]
