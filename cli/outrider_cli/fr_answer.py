@@ -42,7 +42,7 @@ NEXT: Final = {
     "size-mismatch": "find where that rank's tensor gets its shape; the others agree",
     "dtype-mismatch": "find where that rank's tensor gets its type; the others agree",
     "order-mismatch": "look for a branch on rank or on data before that call",
-    "p2p-missing": "look at the partner's stack: it never made its half of the pair",
+    "p2p-missing": "look at that rank's stack: it never made its half of the pair",
     "p2p-deadlock": "compare the order of its sends and recvs with that of its siblings",
     "device-stuck": "look at that GPU and its links (Xid, NVLink, ports), not at the code",
     "all-joined-stuck": "look at the links between these ranks and at the fabric",
