@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import math
+import mmap
 import os
 import selectors
 import signal
@@ -23,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
-from outrider_agent.flight_recorder.child import EXIT_MEMORY
+from outrider_agent.flight_recorder.child import EXIT_MEMORY, PLACE
 from outrider_agent.flight_recorder.files import Source
 from outrider_analysis.flight_recorder import model
 
@@ -110,13 +111,21 @@ class _Reader:
         # -P and -B: nothing is imported from where we happen to stand, and nothing is written.
         command = [sys.executable, "-P", "-B", "-m", "outrider_agent.flight_recorder.child"]
         try:
-            self.process = subprocess.Popen(
-                [*command, str(os.getpid()), str(limits.memory_bytes)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+            shared = os.memfd_create("outrider-reading")
+            try:
+                os.ftruncate(shared, PLACE.size)
+                self._place = mmap.mmap(shared, PLACE.size)
+                PLACE.pack_into(self._place, 0, -1)
+                self.process = subprocess.Popen(
+                    [*command, str(os.getpid()), str(limits.memory_bytes), str(shared)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                    pass_fds=(shared,),
+                )
+            finally:
+                os.close(shared)
         except OSError as error:
             raise PoolError(f"no process for reading dumps could be started: {error.strerror or error}") from error
         self.out = _pipe(self.process.stdout)
@@ -130,11 +139,18 @@ class _Reader:
     def ask(self, chunk: list[Source]) -> None:
         """Begin with a chunk. A process that is gone is noticed at its output's end."""
         self.chunk, self.at, self.since = chunk, -1, time.monotonic()
+        PLACE.pack_into(self._place, 0, -1)
         line = json.dumps({"files": [(source.file, source.rank) for source in chunk]}).encode("ascii") + b"\n"
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(line)
             self.process.stdin.flush()
+
+    def look(self) -> None:
+        """See which file it is at now. ``since`` is when it was first seen there."""
+        at = min(int(PLACE.unpack_from(self._place)[0]), len(self.chunk) - 1)
+        if at > self.at:
+            self.at, self.begun, self.since = at, True, time.monotonic()
 
     def lines(self) -> list[bytes] | None:
         """Whole lines that have arrived; None at the end."""
@@ -195,9 +211,12 @@ class _Run:
             for key, _ in self.selector.select(min(1.0, self.limits.file_s / 4, self.limits.all_s / 16)):
                 self._hear(key.data)
             for reader in list(self.readers):
+                reader.look()
                 room = self.limits.file_s + (0.0 if reader.begun else START_S)
                 if reader.chunk and time.monotonic() - reader.since > room:
                     self._late(reader)
+            if self.tell is not None:
+                self.tell(self.done + sum(max(0, each.at) for each in self.readers if each.chunk), self.total)
 
     def _stop(self) -> None:
         """The time is over: what has no answer gets this one."""
@@ -227,14 +246,8 @@ class _Run:
             self._dead(reader)
             return
         for line in lines:
-            said = json.loads(line)
             reader.begun = True
-            if "node" in said:
-                self._take(reader, said)
-            else:
-                reader.at = said["at"]
-        if self.tell is not None:
-            self.tell(self.done + sum(max(0, each.at) for each in self.readers if each.chunk), self.total)
+            self._take(reader, json.loads(line))
 
     def _take(self, reader: _Reader, said: dict[str, Any]) -> None:
         node = model.from_json(said["node"])
@@ -246,6 +259,7 @@ class _Run:
         reader.chunk = []
 
     def _dead(self, reader: _Reader) -> None:
+        reader.look()
         chunk, at = reader.chunk, reader.at
         code, words = self._drop(reader)
         if not chunk:
