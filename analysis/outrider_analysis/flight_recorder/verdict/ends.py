@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from outrider_analysis.flight_recorder import model
+from outrider_analysis.flight_recorder import calls, model
 from outrider_analysis.flight_recorder.verdict import case as cases
-from outrider_analysis.flight_recorder.verdict import words
+from outrider_analysis.flight_recorder.verdict import mismatch, order, words
+from outrider_analysis.flight_recorder.verdict.board import Wait
 from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, UNKNOWN, Finding
 
 
@@ -67,8 +68,12 @@ def absent(case: cases.Case, ranks: list[int]) -> Finding:
         first = cases.first_owed(case, ranks[0], waits, case.orders.mates(ranks[0], cases.company(case, ranks[0])))
     wait = case.board.waits[first]
     what = words.operation(merged, wait)
+    odd = _odd(case, wait)
+    ranks = sorted({*ranks, *odd})
     who = words.named(merged, ranks)
     evidence = ["left no dump", "those who did explain the wait by nobody else"]
+    if odd:
+        evidence = [f"ranks {words.runs(odd)} called there what ranks of their role did not; the others left no dump"]
     if len(ranks) > 1:
         sentence = (
             f"All waits lead to {who}, of whom there is no dump; any of them may be the one that did not come "
@@ -83,6 +88,23 @@ def absent(case: cases.Case, ranks: list[int]) -> Finding:
         kind = "p2p-missing" if wait.pair is not None else "rank-missing"
         found = cases.told(case, kind, tuple(ranks), CONFIDENCE["absent"], wait, sentence, evidence)
     found.absent = True
+    return found
+
+
+def _odd(case: cases.Case, wait: Wait) -> list[int]:
+    """Who waits there in another call than all ranks of its role made under this number?"""
+    found = []
+    for rank in sorted(wait.waiting) if wait.pair is None else ():
+        kind, known = case.orders.kind(wait.group), []
+        for mate in case.orders.mates(rank)[: order.MATES_MAX]:
+            kinds = case.orders.kinds(mate)
+            at = case.merged.places[mate][kinds.index(kind)] if kind in kinds else -1
+            told = mismatch.called(case.merged, mate, at, wait.seq) if at >= 0 and at != wait.group else None
+            if told is not None:
+                known.append(told)
+        mine = mismatch.called(case.merged, rank, wait.group, wait.seq)
+        if mine is not None and len(known) > 1 and all(calls.difference(mine, other) for other in known):
+            found.append(rank)
     return found
 
 

@@ -128,7 +128,8 @@ def _classes(merged: Merged, known: dict[int, int]) -> list[tuple[model.Signatur
     return classes
 
 
-def _signature(merged: Merged, rank: int, group: int, seq: int) -> model.Signature | None:
+def called(merged: Merged, rank: int, group: int, seq: int) -> model.Signature | None:
+    """What ``rank`` called under this number, None where that is not recorded."""
     seen = merged.seen(rank, group)
     if seen is None or not seen.window or not 0 <= seq - seen.first < len(seen.window) // 4:
         return None
@@ -148,7 +149,7 @@ def _siblings(merged: Merged, group: int, seq: int) -> model.Signature | None:
             continue
         asked += 1
         for rank in other.slots:
-            signature = _signature(merged, rank, at, seq)
+            signature = called(merged, rank, at, seq)
             if signature is not None:
                 _count(found, signature)
     return _most(found)
@@ -204,7 +205,7 @@ def _shifted(merged: Merged, group: int, seq: int, culprits: Sequence[int]) -> s
     wrong, right = set(culprits), next((r for r in merged.groups[group].slots if r not in culprits), None)
     if right is None:
         return ""
-    mine = [_signature(merged, next(iter(wrong)), group, seq + k) for k in range(3)]
+    mine = [called(merged, next(iter(wrong)), group, seq + k) for k in range(3)]
     theirs = [_expected(merged, group, right, seq + k) for k in range(4)]
     if _same(mine[0], theirs[1]) and _alike(mine[1:], theirs[2:]):
         return "skipped"
@@ -215,7 +216,7 @@ def _shifted(merged: Merged, group: int, seq: int, culprits: Sequence[int]) -> s
 
 def _expected(merged: Merged, group: int, rank: int, seq: int) -> model.Signature | None:
     """What ``rank`` called under ``seq``, or would have by its habit."""
-    told = _signature(merged, rank, group, seq)
+    told = called(merged, rank, group, seq)
     seen = merged.seen(rank, group)
     if told is not None or seen is None:
         return told
