@@ -43,7 +43,11 @@ def _judge(case: cases.Case, waits: list[int], ranks: list[int]) -> Finding:
     if crossed:
         return deviated(case, crossed, first)
     if absent:
-        return ends.absent(case, absent)
+        found = ends.absent(case, absent)
+        if heard:  # what keeps them may keep it too, since it may wait for one of them
+            found.confidence = min(found.confidence, BESIDE_ABSENT)
+            found.evidence[1:2] = ["it may be waiting for one of those who wait for it"]
+        return found
     pairs = [case.board.waits[at] for at in waits]
     receive = all(case.board.waits[case.board.fronts[rank][0]].waiting[rank].op == "recv" for rank in heard)
     if len(heard) == 2 and receive and all(wait.pair is not None for wait in pairs):

@@ -25,7 +25,7 @@ def judge(case: Case, end: list[Node]) -> Finding | None:
     if wrong:
         return _mismatch(case, wrong[0])
     if not waits and all(rank not in case.merged.ranks for rank in ranks):
-        return ends.absent(case, ranks)
+        return _strayed(case, ranks) or ends.absent(case, ranks)
     if not waits:
         return _idle(case, ranks[0])
     if len(waits) == 1 and case.board.waits[waits[0]].device:
@@ -57,6 +57,19 @@ def _mismatch(case: Case, at: int) -> Finding:
         )
         sentence = f"{sentence[:-1]}: it {'skipped a call' if found.shifted == 'skipped' else 'made a call too many'}."
     return cases.told(case, kind, found.culprits, CONFIDENCE[found.by], wait, sentence, evidence)
+
+
+def _strayed(case: Case, absent: list[int]) -> Finding | None:
+    """Who waits for ranks without a dump in a call that its mates did not make there: they need not have come."""
+    waits = sorted({at for rank in absent for at in cases.waits_for(case, rank)})
+    waiting = sorted({rank for at in waits for rank in case.board.waits[at].waiting})[: circle.CIRCLE_MAX]
+    lefts = [
+        left for rank in waiting if (left := order.deviation(case.orders, rank, case.orders.mates(rank))) is not None
+    ]
+    if not lefts or 2 * len(lefts) > max(2, len(waiting)) or any(left.by_habit for left in lefts):
+        return None
+    own = [at for at in waits if lefts[0].rank in case.board.waits[at].waiting]
+    return circle.deviated(case, lefts, case.board.waits[own[0]])
 
 
 def _idle(case: Case, rank: int) -> Finding | None:
