@@ -63,7 +63,7 @@ class Collection:
     """
 
     def __init__(self, plan: dict[str, Any]) -> None:
-        self.plan = plan
+        self.plan = {**plan, "control": os.path.join(os.getcwd(), plan["control"])}  # we leave for the folder below
         now = time.monotonic()
         self.until = plan["until"]
         self.ask_until = now + (self.until - now) * ASK_SHARE
@@ -88,7 +88,7 @@ class Collection:
         chosen = {rank.rank: rank.copies[0] for rank in self.ranks.values() if rank.copies}
         say(None, chosen, self)
         if chosen:
-            reading = reader.Reading(self.plan, self.until, self.note, ahead)
+            reading = reader.Reading({**self.plan, "folder": self.folder}, self.until, self.note, ahead)
             digest, files = reading.all({rank.rank: rank.copies for rank in self.ranks.values()}, self._again)
             self._tidy(files)
             say(digest, files, self)
@@ -122,7 +122,9 @@ class Collection:
     def _make_folder(self) -> bool:
         for above in self.plan["keep"]:
             try:
-                self.folder = keep.folder(Path(above), self.plan["node"], self.plan["name"])
+                self.folder, held = keep.folder(Path(above), self.plan["node"], self.plan["name"])
+                os.fchdir(held)  # all files below are named within it: its path may lead elsewhere a moment later
+                os.close(held)
                 return True
             except OSError as error:
                 self.note(f"dumps cannot be kept there: {error}")
@@ -181,7 +183,7 @@ class Collection:
     def _ask_socket(self, rank: int, found: list[str]) -> None:
         """NCCL's record with stacks, without them where the interpreter lock is held, and that of other backends."""
         path = f"{self.plan['control']}{rank}.sock"
-        into = os.path.join(self.folder, f"rank_{rank}")
+        into = f"rank_{rank}"
         left = self.ask_until - time.monotonic()
         whys: list[str] = []
         for handler, end, share in (
@@ -241,7 +243,7 @@ class Collection:
                     self.note(f"rank {rank.rank}: {fresh[0][1]} {rank.why}")
 
     def _copy(self, rank: Rank, path: str, spot: find.Spot) -> bool:
-        into = os.path.join(self.folder, f"rank_{rank.rank}")
+        into = f"rank_{rank.rank}"
         try:
             rank.seen[path] = keep.copy(path, into, spot.user)
         except keep.NotKept as error:
@@ -272,12 +274,12 @@ class Collection:
     def _tidy(self, files: dict[int, str]) -> None:
         """One file a rank stays, named as torch would."""
         kept = set(files.values())
-        for path in (os.path.join(self.folder, name) for name in os.listdir(self.folder)):
+        for path in os.listdir():
             if path not in kept:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         for number, path in files.items():
-            better = os.path.join(self.folder, f"rank_{number}{'.json' * path.endswith('.json')}")
+            better = f"rank_{number}{'.json' * path.endswith('.json')}"
             with contextlib.suppress(OSError):
                 os.replace(path, better)
                 files[number] = better
@@ -285,7 +287,7 @@ class Collection:
 
 def say(digest: Any, files: dict[int, str], told: Collection) -> None:
     """One line with all that is known."""
-    paths = {str(rank): path for rank, path in sorted(files.items())}
+    paths = {str(rank): os.path.join(told.folder, path) for rank, path in sorted(files.items())}
     known = {"digest": digest, "files": paths, "notes": told.notes, "silent": sorted(told.silent)}
     ask.write(1, json.dumps(known, separators=(",", ":")).encode() + b"\n")
 

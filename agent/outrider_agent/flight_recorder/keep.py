@@ -2,7 +2,8 @@
 
 torch writes a dump to its final name, piece by piece, and may write it again; so a file is taken once it has stood
 still, is copied, and counts if it is the same file afterwards. The folder lies beside the job's logs, which may belong
-to the job's user while the agent is root: nothing here follows a link that lies in it.
+to the job's user while the agent is root: nothing here follows a link that lies in it, and the folder is held open,
+since its name may lead elsewhere a moment later.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def copy(path: str, into: str, user: int) -> Stamp:
     """Copy the dump at ``path`` to ``into`` with its time; which writing it was. Raises NotKept."""
     part = f"{into}.part"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _opened(path, user)
         try:
             before = _sound(descriptor, path, user)
             _write(descriptor, part, before.size)
@@ -73,12 +74,26 @@ def copy(path: str, into: str, user: int) -> Stamp:
     return before
 
 
-def _sound(descriptor: int, path: str, user: int) -> Stamp:
-    found = os.fstat(descriptor)
+def _opened(path: str, user: int) -> int:
+    """A descriptor to read ``path`` by. What it is is seen first: to open a device is to do something to it."""
+    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _plain(os.fstat(handle), user)
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(handle)
+
+
+def _plain(found: os.stat_result, user: int) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise NotKept("is no regular file")
     if found.st_uid != user:
         raise NotKept(f"is of user {found.st_uid}, not of the job's")
+
+
+def _sound(descriptor: int, path: str, user: int) -> Stamp:
+    found = os.fstat(descriptor)
+    _plain(found, user)
     if not found.st_size:
         raise NotYet("is empty")
     if found.st_size > DUMP_BYTES_MAX:
@@ -91,6 +106,7 @@ def _sound(descriptor: int, path: str, user: int) -> Stamp:
 def _write(source: int, part: str, size: int) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
+        room(descriptor, part, size)
         while size > 0 and (piece := os.read(source, min(size, ask.PIECE))):
             ask.write(descriptor, piece)
             size -= len(piece)
@@ -98,19 +114,27 @@ def _write(source: int, part: str, size: int) -> None:
         os.close(descriptor)
 
 
-def folder(above: Path, node: str, name: str) -> str:
-    """Make ``above/flight-records/node/name``, for our eyes alone, and let older ones beside it go. Raises OSError."""
+def room(descriptor: int, named: object, size: int = 0) -> None:
+    """Raise OSError where ``size`` bytes more would leave too little on the disk that ``descriptor`` is on."""
+    if shutil.disk_usage(descriptor).free < ROOM_BYTES_MIN + size:
+        raise OSError(f"{named}: less than {ROOM_BYTES_MIN >> 20} MiB would be left on its disk")
+
+
+def folder(above: Path, node: str, name: str) -> tuple[str, int]:
+    """Make ``above/flight-records/node/name``, for our eyes alone, and let older ones beside it go; its path and a
+    descriptor of it. Raises OSError.
+    """
     at = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if shutil.disk_usage(at).free < ROOM_BYTES_MIN:
-            raise OSError(f"{above}: less than {ROOM_BYTES_MIN >> 20} MiB are left on its disk")
+        room(at, above)
         for step in (FOLDER, node):
             at = _below(at, step, above)
         _make_room(at)
         os.mkdir(name, 0o700, dir_fd=at)
+        held = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
     finally:
         os.close(at)
-    return str(above / FOLDER / node / name)
+    return str(above / FOLDER / node / name), held
 
 
 def _below(at: int, name: str, above: Path) -> int:

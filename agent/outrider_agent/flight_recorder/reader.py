@@ -9,6 +9,7 @@ changed, while there is time. A record in which nothing was recorded counts only
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -32,6 +33,7 @@ class Reading:
     def __init__(self, plan: Mapping[str, Any], until: float, note: Callable[[str], None], ahead: pool.Ahead) -> None:
         self._ahead = ahead
         self._rank_bytes, self._bytes_max = plan["rank_bytes"], plan["bytes_max"]
+        self._folder = plan["folder"]  # that the files are named within
         self._until = until - SPARE_S
         self._note = note
         self._nodes: list[model.NodeDigest] = []
@@ -67,7 +69,7 @@ class Reading:
         found = pool.read(sources, limits, ahead=self._ahead)
         ranks = {source.file: source.rank for source in sources}
         for file, why in found.unreadable:
-            self._unreadable.setdefault(ranks[file], (file, why))
+            self._unreadable.setdefault(ranks[file], (os.path.join(self._folder, file), why))
         self._nodes += found.nodes
         for node in found.nodes:
             for rank in node.ranks:
