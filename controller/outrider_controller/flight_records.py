@@ -139,9 +139,16 @@ class Gathering:
         members = given.get("memberships") if isinstance(given, Mapping) else None
         total = 0
         for text in members.values() if isinstance(members, Mapping) else ():
-            total += len(ranges.decode(text)) if isinstance(text, str) else 0
+            named = ranges.decode(text) if isinstance(text, str) else ()
+            total += len(named)
             if total > MEMBERS_MAX:
                 raise ValueError(f"its groups have more than {MEMBERS_MAX} members in all")
+            if (highest := max(named, default=-1)) >= self._world:
+                # A rank of that numbering is none of ours, and would be looked for on the wrong node.
+                raise ValueError(
+                    f"its groups name rank {highest} and the job has {self._world} ranks, so whoever wrote it numbers "
+                    "them in another way, as torchrun does below a rank of ours"
+                )
         return model.from_json(given)
 
     def _verdict(self, nodes: Iterable[model.NodeDigest], seen: hints.Hints) -> Json:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from outrider_analysis.flight_recorder import digest, model, reading
 from outrider_controller import flight_record_bounds, flight_records
 from outrider_simulator import flight_recorder
 from tests.flight_recorder import answers
@@ -19,12 +20,14 @@ def case(name: str = "stuck-tp", seed: int = 3) -> flight_recorder.Case:
     return flight_recorder.make(seed, name=name, mesh=MESH)
 
 
-def gathered(told: dict[str, Any], nodes: int = 4, mesh: str = MESH, evidence: Any = ()) -> dict[str, Any] | None:
-    """The verdict after all of ``told`` has come; ``evidence`` are the looks at the ranks."""
+def gathered(
+    told: dict[str, Any], nodes: int = 4, mesh: str = MESH, evidence: Any = (), each: int = EACH
+) -> dict[str, Any] | None:
+    """The verdict after all of ``told`` has come; ``evidence`` are the looks at the ranks, ``each`` on a node."""
 
     async def work() -> dict[str, Any] | None:
-        ranks = {f"n{place}": range(place * EACH, (place + 1) * EACH) for place in range(nodes)}
-        gathering = flight_records.Gathering("job", ranks, mesh, nodes * EACH)
+        ranks = {f"n{place}": range(place * each, (place + 1) * each) for place in range(nodes)}
+        gathering = flight_records.Gathering("job", ranks, mesh, nodes * each)
         for node, record in told.items():
             gathering.take(node, {"ranks": list(evidence), "flight_recorder": record})
             await asyncio.sleep(0)
@@ -109,6 +112,19 @@ def test_a_node_cannot_speak_for_ranks_of_another() -> None:
     found = verdict(told)
     assert found["ranks_read"] == 6
     assert any("n1: its digest tells of rank 0-1" in note for note in found["notes"])
+
+
+def test_ranks_that_a_launcher_of_the_jobs_own_has_numbered_are_not_taken_for_ours() -> None:
+    """torchrun as one rank a node: its trainers write as ranks 0 to 7, and it has an empty recorder of its own."""
+    made = case()
+    told = answers.of(made, 4)
+    empty = reading.read(b'{"version": "2.10", "pg_config": {}, "pg_status": {}}')
+    assert not isinstance(empty, reading.Unreadable)
+    own = model.to_json(digest.Digester().node([digest.Digester().rank(1, empty, 0)]))
+    told["n1"]["digest"]["ranks"] = [*msgspec.to_builtins(own["ranks"]), *told["n1"]["digest"]["ranks"]]
+    found = verdict(told, nodes=2, each=1, mesh="")
+    assert (found["verdict"], found["culprits"], found["ranks_read"]) == ("unknown", [], 0)
+    assert sum("numbers them in another way" in note for note in found["notes"]) == 2, found["notes"]
 
 
 def test_a_mesh_that_does_not_fit_the_job_is_not_used() -> None:
