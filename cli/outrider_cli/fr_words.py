@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 80
 RUNS_MAX: Final = 6
+AXES: Final = ("dp", "pp", "cp", "tp")
 NAME_MAX: Final = 32
 HASH: Final = re.compile("[0-9a-f]{20,}")
 HASH_MAX: Final = 10  # digits of it that are shown
@@ -39,7 +40,7 @@ def _told(merged: Merged, rank: int) -> dict[str, int]:
 
 def place(coords: Mapping[str, int]) -> str:
     """`` (dp=0, pp=1)`` in the usual order of the axes, or nothing."""
-    axes = [*(axis for axis in ("dp", "pp", "cp", "tp") if axis in coords), *(a for a in coords if len(a) != 2)]
+    axes = [*(axis for axis in AXES if axis in coords), *(axis for axis in coords if axis not in AXES)]
     return f" ({', '.join(f'{axis}={coords[axis]}' for axis in axes)})" if axes else ""
 
 

@@ -242,6 +242,10 @@ def test_a_large_job_takes_no_more_lines_than_a_small_one() -> None:
     assert "255 ranks wait" in "\n".join(lines)
 
 
+def test_a_place_has_all_its_axes_the_usual_ones_first() -> None:
+    assert fr_words.place({"tp": 0, "ep": 1, "dp": 2, "expert": 3}) == " (dp=2, tp=0, ep=1, expert=3)"
+
+
 def test_colours_are_for_terminals_and_tell_nothing_by_themselves(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
