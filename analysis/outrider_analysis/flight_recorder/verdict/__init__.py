@@ -137,10 +137,7 @@ def _rank(item: Finding) -> tuple[Any, ...]:
 def _doubt(case: rules.Case, findings: list[Finding]) -> None:
     """What is missing might show another root: dumps, members of groups, and what rings have forgotten."""
     unheard = {rank for wait in case.board.waits for rank in wait.unheard}
-    ranks = case.merged.ranks.values()
-    full = any(rank.entries and not rank.active_only for rank in ranks)
-    # No finished operation is left in a ring, though others show theirs: the first unfinished ones may be gone too.
-    forgot = full and any(rank.active_only and rank.unfinished_count for rank in ranks)
+    forgot = case.forgot
     for finding in findings:
         if unheard - set(finding.culprits):
             finding.confidence = min(finding.confidence, DOUBT)

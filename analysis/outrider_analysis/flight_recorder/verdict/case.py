@@ -31,6 +31,13 @@ class Case:
         """The job."""
         return self.board.merged
 
+    @property
+    def forgot(self) -> bool:
+        """True where a ring holds no finished operation though others' do: its first unfinished ones may be gone."""
+        ranks = self.merged.ranks.values()
+        full = any(rank.entries and not rank.active_only for rank in ranks)
+        return full and any(rank.active_only and rank.unfinished_count for rank in ranks)
+
 
 def company(case: Case, rank: int) -> list[int]:
     """The ranks that wait for this one."""

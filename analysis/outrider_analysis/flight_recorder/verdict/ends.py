@@ -30,6 +30,13 @@ def device(case: cases.Case, at: int) -> Finding:
 def joined(case: cases.Case, at: int) -> Finding:
     wait, merged = case.board.waits[at], case.merged
     what = words.operation(merged, wait)
+    if wait.done:  # the other side of a send or recv
+        inside = tuple(sorted(wait.waiting))
+        sentence = (
+            f"{words.named(merged, inside).capitalize()} did not finish {what}, though "
+            f"{words.named(merged, wait.done)} did; nothing tells whether its device is stuck."
+        )
+        return cases.told(case, "unknown", (), UNKNOWN, wait, sentence, ["its partner is through"], inside)
     started = [rank for rank, op in wait.waiting.items() if op.started]
     late = tuple(
         rank

@@ -6,7 +6,7 @@ same and have called more since; so it is not its device that keeps its host.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Final
 
 from outrider_analysis.flight_recorder.verdict import case as cases
@@ -16,6 +16,7 @@ from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, Findin
 
 MATES_MIN: Final = 2  # that went on; of two ranks alone nobody tells who is early
 RANKS_MAX: Final = 4096  # in more than these the first are looked at
+LOOKED_MAX: Final = 256  # ranks that stand where no mate stands
 
 Pending = tuple[tuple[str, bool, int, str], ...]
 
@@ -23,24 +24,29 @@ Pending = tuple[tuple[str, bool, int, str], ...]
 def find(case: cases.Case, named: set[int]) -> list[Finding]:
     """One finding for each such rank that somebody waits for and that is not ``named`` yet."""
     pending = {rank: _pending(case, rank) for rank in list(case.board.fronts)[:RANKS_MAX]}
-    by_first: dict[object, list[int]] = defaultdict(list)
+    mates: dict[object, list[int]] = defaultdict(list)
     for rank, calls in pending.items():
-        by_first[calls[0]].append(rank)
-    found = []
+        if rank not in named:
+            mates[case.orders.role(rank), calls[0]].append(rank)
+    alike = {key: Counter(pending[rank] for rank in of_role) for key, of_role in mates.items()}
+    found: list[Finding] = []
+    looked = 0
     for rank in sorted(set(case.board.owed) & set(pending) - named):
-        mates = set(case.orders.mates(rank)) & set(by_first[pending[rank][0]]) - named
-        told = _judge(case, rank, pending, mates)
-        if told is not None:
-            found.append(told)
+        key = case.orders.role(rank), pending[rank][0]
+        if alike[key][pending[rank]] > 1 or looked == LOOKED_MAX:
+            continue  # who stands where a mate stands has not stopped early; nearly all do, so this keeps it linear
+        looked += 1
+        told = _judge(case, rank, pending, mates[key])
+        found += [told] if told is not None else []
     # Where many stopped at one place their program waits there, whatever it is that the others did.
     return found if len(found) <= 2 else []
 
 
-def _judge(case: cases.Case, rank: int, pending: dict[int, Pending], mates: set[int]) -> Finding | None:
+def _judge(case: cases.Case, rank: int, pending: dict[int, Pending], mates: list[int]) -> Finding | None:
+    """``mates`` have the same role and the same first pending call; the rank is one of them."""
     mine = pending[rank]
-    further = [mate for mate in sorted(mates) if len(pending[mate]) > len(mine) and pending[mate][: len(mine)] == mine]
-    alike = [mate for mate in mates if pending[mate] == mine]
-    if alike or len(further) < MATES_MIN or len(further) < len(mates) - len(further):
+    further = [mate for mate in mates if len(pending[mate]) > len(mine) and pending[mate][: len(mine)] == mine]
+    if len(further) < MATES_MIN or len(further) < len(mates) - 1 - len(further):
         return None
     kind, p2p, seq, op = pending[further[0]][len(mine)]
     kinds, merged = case.orders.kinds(rank), case.merged

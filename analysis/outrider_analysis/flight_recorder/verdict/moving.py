@@ -40,7 +40,7 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     timed_out = any(op.timed_out for wait in case.board.waits for op in wait.waiting.values())
     long = PAUSES * usual if usual else QUIET_NS
     # A file's time may be that of a copy, and one fault does not leave many places where all are there.
-    many = len(findings) > ENDS_MAX and all(finding.kind in WEAK for finding in findings)
+    many = ends > ENDS_MAX and not gloo and not case.forgot and all(_is_nobodys(finding) for finding in findings)
     later = taken - called > max(long, TAKEN_GLOO_NS if gloo else TAKEN_NS) and not many
     if timed_out or now - called > long or later:
         return findings
@@ -55,6 +55,11 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
         weak = finding.kind in WEAK or len(findings) > 1  # dumps of different moments look so too
         finding.confidence = min(finding.confidence, BY_PICTURE if not weak else BY_WEAK_PICTURE)
     return findings
+
+
+def _is_nobodys(finding: Finding) -> bool:
+    """Does this blame no rank, or no more than a device, by nothing but the moment at which its dumps were taken?"""
+    return finding.kind in WEAK or (finding.kind == "unknown" and not finding.absent and not finding.proof)
 
 
 def _usual(case: Case) -> int:
