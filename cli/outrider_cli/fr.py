@@ -137,6 +137,9 @@ def _read_digests(given: Sequence[str]) -> tuple[list[Any], list[tuple[str, str]
     for at, path in enumerate(paths):
         try:
             node = model.from_json(_bounded_json(path))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            unreadable.append((path, f"no digest, or one that was cut off; of dumps make one with fr digest ({error})"))
+            continue
         except (OSError, ValueError, RecursionError) as error:
             unreadable.append((path, error.strerror or str(error) if isinstance(error, OSError) else str(error)))
             continue
@@ -166,28 +169,39 @@ class _Knowledge:
 
 
 def _knowledge(options: argparse.Namespace) -> _Knowledge:
-    groups: Any = {}
-    if options.groups:
-        try:
-            groups = _json(options.groups, GROUPS_BYTES_MAX)
-        except (OSError, ValueError, RecursionError) as error:
-            raise errors.CommandError(
-                f"--groups {options.groups}: {getattr(error, 'strerror', '') or error}"
-            ) from error
-        if not isinstance(groups, dict):
-            raise errors.CommandError(
-                f'--groups {options.groups}: an object {{name: {{"desc", "ranks"}}}} was expected, '
-                f"not {type(groups).__name__}"
-            )
+    from outrider_analysis.flight_recorder import ranges
+
+    groups = _groups(options.groups) if options.groups is not None else {}
     try:
-        mesh = meshes.parse(options.mesh) if options.mesh else None
+        mesh = meshes.parse(options.mesh) if options.mesh is not None else None
     except meshes.MeshError as error:
         raise errors.CommandError(f"--mesh: {error}") from error
+    if mesh is not None and mesh.world_size > ranges.RANKS_MAX:
+        raise errors.CommandError(f"--mesh: {mesh} has {mesh.world_size} ranks; at most {ranges.RANKS_MAX} are judged")
+    if options.world and options.world > ranges.RANKS_MAX:
+        raise errors.CommandError(f"--world {options.world}: at most {ranges.RANKS_MAX} ranks are judged")
     if mesh is not None and options.world and mesh.world_size != options.world:
         raise errors.CommandError(
             f"--world {options.world}: the mesh {mesh} has {mesh.world_size} ranks; leave one out"
         )
     return _Knowledge(groups, mesh, options.world)
+
+
+def _groups(path: str) -> dict[str, Any]:
+    """The groups of the file; one without members (torch writes such) tells nothing. Raises CommandError."""
+    from outrider_analysis.flight_recorder import merge
+
+    try:
+        groups = _json(path, GROUPS_BYTES_MAX)
+    except (OSError, ValueError, RecursionError) as error:
+        raise errors.CommandError(f"--groups {path}: {getattr(error, 'strerror', '') or error}") from error
+    expected = f'--groups {path}: an object {{name: {{"desc", "ranks"}}}} was expected'
+    if not isinstance(groups, dict):
+        raise errors.CommandError(f"{expected}, not {type(groups).__name__}")
+    for name, value in groups.items():
+        if not isinstance(value, dict) or (value.get("ranks") not in ("", "[]", []) and not merge.told_group(value)):
+            raise errors.CommandError(f'{expected}, and the "ranks" of {_shown(name)!r} are no list of ranks')
+    return groups
 
 
 def _read(paths: Sequence[str], copied: bool) -> tuple[Any, list[str]]:

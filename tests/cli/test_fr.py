@@ -148,15 +148,35 @@ def test_gloos_groups_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
         (["--world", "0"], "below 1"),
         (["--groups", "/nowhere/groups.json"], "No such file"),
         (["--groups", "LIST"], "was expected, not list"),
+        (["--groups", "NAMES"], """the "ranks" of 'tp' are no list of ranks"""),
+        (["--mesh", ""], "is not AXIS=SIZE"),
+        (["--mesh", "dp=99999999999,tp=8"], "at most 1048576 are judged"),
+        (["--world", "99999999999"], "at most 1048576 ranks are judged"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     (tmp_path / "list.json").write_text("[1]")
-    words = [str(tmp_path / "list.json") if word == "LIST" else word for word in arguments]
+    (tmp_path / "names.json").write_text('{"0": {"desc": "", "ranks": []}, "tp": {"desc": "tp", "ranks": ["0"]}}')
+    places = {"LIST": str(tmp_path / "list.json"), "NAMES": str(tmp_path / "names.json")}
+    words = [places.get(word, word) for word in arguments]
     assert main.main(["fr", "analyze", str(tmp_path), *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_digest_and_a_dump_that_are_taken_for_each_other_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dumps, _ = made(tmp_path)
+    digest = tmp_path / "node-7.json"
+    assert main.main(["fr", "digest", str(dumps), "-o", str(digest)]) == 0
+    status, document, _ = asked(capsys, "analyze", str(digest))
+    assert (status, document["ranks_read"]) == (2, 0)
+    assert "`outrider fr merge` judges those" in document["unreadable"][0]["error"]
+    status, document, _ = asked(capsys, "merge", str(dumps / "rank_0"))
+    assert (status, document["ranks_read"]) == (2, 0)
+    assert "of dumps make one with fr digest" in document["unreadable"][0]["error"]
 
 
 @pytest.mark.parametrize(

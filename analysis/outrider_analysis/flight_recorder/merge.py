@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from outrider import mesh as meshes
-from outrider_analysis.flight_recorder import entries, model
+from outrider_analysis.flight_recorder import entries, model, ranges
 
 _AXIS: Final = {
     "tp": ("tp", "tensor", "tensor_parallel", "tensor_model_parallel"),
@@ -157,7 +157,7 @@ class _Groups:
     ) -> None:
         self.groups: list[Group] = []
         self._memberships, self._mesh = memberships, mesh
-        self._given = {str(name): told for name, value in given.items() if (told := _told(value)) is not None}
+        self._given = {str(name): told for name, value in given.items() if (told := told_group(value)) is not None}
         self._known: dict[tuple[str, str], int] = {}
         self._by_name: dict[str, list[int]] = {}
         self._sets: list[frozenset[int]] = []  # the members of each group, to look ranks up in
@@ -240,11 +240,14 @@ class _Groups:
         return whole if 2 * len(heard) > len(whole) else heard
 
 
-def _told(value: Any) -> tuple[str, tuple[int, ...]] | None:
+def told_group(value: Any) -> tuple[str, tuple[int, ...]] | None:
+    """Description and members of a group that a file tells, {"desc", "ranks"}; None where that is something else."""
     ranks = value.get("ranks") if isinstance(value, Mapping) else None
     if isinstance(ranks, str):
         ranks = entries.parse_ranks(ranks)
-    if not isinstance(ranks, list | tuple) or not ranks or not all(type(rank) is int and rank >= 0 for rank in ranks):
+    if not isinstance(ranks, list | tuple) or not ranks:
+        return None
+    if not all(type(rank) is int and 0 <= rank < ranges.RANKS_MAX for rank in ranks):
         return None
     return str(value.get("desc") or ""), tuple(ranks)
 

@@ -122,6 +122,8 @@ def _dump(form: str, found: object) -> Dump | Unreadable:
     elif type(found) is dict and any(key in found for key in _KNOWN[:4]):
         given = found.get("version")
         version = _version(given)
+    elif type(found) is dict and "outrider_flight_record" in found:
+        return Unreadable("foreign", "a digest, not a dump: `outrider fr merge` judges those")
     else:
         return Unreadable("foreign", f"a {form} of {type(found).__name__}, but no flight record")
     if version is None:
