@@ -176,6 +176,19 @@ def test_any_value_anywhere_costs_a_field_or_an_entry_or_the_file_and_no_more(na
             _judged([own.node([own.rank(victim, found)])], beside)
 
 
+@pytest.mark.parametrize("count", [-5, 2**31, 2**63, "9" * 18, True, 1.5])
+def test_a_count_that_no_digest_holds_is_taken_for_none(count: typing.Any) -> None:
+    """A digest with it would be refused where it arrives, and with it every other rank of the node."""
+    whole = pickle.loads(hostile.sound(1)[0])
+    for status in whole["pg_status"].values():
+        status["last_enqueued_collective"] = count
+    found = reading.read(pickle.dumps(whole, 2))
+    assert isinstance(found, reading.Dump)
+    digester = digest.Digester()
+    node = digester.node([digester.rank(0, found)])
+    assert model.from_json(json.loads(json.dumps(model.to_json(node)))) == node
+
+
 def _mutations(tmp_path: pathlib.Path, seed: int, count: int) -> tuple[int, int]:
     bases = hostile.sound(12)
     digester = digest.Digester()

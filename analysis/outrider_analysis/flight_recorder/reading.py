@@ -199,10 +199,12 @@ def _status(given: object, problems: list[str]) -> dict[str, Status]:
 
 
 def _whole(given: object) -> int:
-    """A whole number, or its text as the JSON form writes it; NEVER for anything else."""
-    if type(given) is int and abs(given) < 2**63:
-        return given
-    return int(given) if type(given) is str and _WHOLE.fullmatch(given) else NEVER
+    """A number of collectives, or its text as the JSON form writes it; NEVER for anything else: a digest holds no more
+    than 31 bits of it, and one strange number must not cost a node its digest.
+    """
+    if type(given) is str and _WHOLE.fullmatch(given):
+        given = int(given)
+    return given if type(given) is int and 0 <= given < 2**31 else NEVER
 
 
 def _word(given: object) -> str:
