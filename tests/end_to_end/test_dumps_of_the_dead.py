@@ -15,7 +15,8 @@ STEPS = 8
 STALE_S = 600.0  # between the last call and the dump, as with torch's usual time-out
 
 # In its first attempt all ranks but one do what torch does when the watchdog's time is over: write the dump to where
-# the environment says, say so, and abort. The one is somewhere else and never ends by itself.
+# the environment says, say so, and abort, none before all have written: the first end is everybody's. The one is
+# somewhere else and never ends by itself.
 TIMED_OUT_JOB = """\
 import os, pathlib, resource, shutil, sys, time
 import outrider
@@ -32,6 +33,9 @@ for step in range(1, steps + 1):
         time.sleep(0.5)
         written = folder / "dumps" / f"rank_{rank}"
         shutil.copyfile(written, os.environ["TORCH_FR_DUMP_TEMP_FILE"] + str(rank))
+        (folder / f"written-{rank}").touch()
+        while len(list(folder.glob("written-*"))) < (4 if culprit < 0 else 3):
+            time.sleep(0.05)
         print(f"[rank{rank}]:[E] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=41, OpType=ALLREDUCE, "
               "Timeout(ms)=600000) ran for 600029 milliseconds before timing out.", file=sys.stderr, flush=True)
         os.abort()
