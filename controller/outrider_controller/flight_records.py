@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -49,10 +50,12 @@ class Gathering:
         self._told: dict[str, Json] = {}
         self._evidence: list[Any] = []
         self._answered = 0
-        self._nodes: dict[str, model.NodeDigest] = {}  # of the thread that judges
+        self._mine = threading.Lock()  # of the thread that reads or judges, with what is said of digests below
+        self._nodes: dict[str, model.NodeDigest] = {}
         self._notes: dict[str, None] = {}
-        self._refused: set[str] = set()
+        self._seen: set[str] = set()
         self._first: asyncio.Task[Json] | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     def take(self, node: str, answer: Json) -> None:
         """One node's answer, as soon as it is there."""
@@ -62,6 +65,8 @@ class Gathering:
         told = answer.get(KEY)
         if isinstance(told, Mapping) and node in self._ranks:
             self._told[node] = dict(told)
+            if self._reading is None or self._reading.done():  # so that little is left to do after the last answer
+                self._reading = asyncio.create_task(asyncio.to_thread(self._read_ahead), name=f"digests-{self._job}")
         half = self._answered * 2 >= len(self._ranks) > self._answered
         if half and self._told and self._first is None:
             given, seen = dict(self._told), list(self._evidence)
@@ -96,11 +101,21 @@ class Gathering:
 
     # --- in a thread --------------------------------------------------------------------------------------------------
 
+    def _read_ahead(self) -> None:
+        """Read what is there, so long as there is more."""
+        while new := [node for node in list(self._told) if node not in self._seen]:
+            for node in new:
+                with self._mine:
+                    self._read(node, self._told[node])
+
     def _judge(self, told: Mapping[str, Json], evidence: Sequence[Any]) -> Json:
+        with self._mine:
+            return self._judge_all(told, evidence)
+
+    def _judge_all(self, told: Mapping[str, Json], evidence: Sequence[Any]) -> Json:
         began = time.monotonic()
         for node, given in told.items():
-            if node not in self._nodes and node not in self._refused:
-                self._read(node, given)
+            self._read(node, given)
         read = time.monotonic()
         seen = _hints(evidence)
         try:
@@ -116,7 +131,10 @@ class Gathering:
         return bounds.bounded(found)
 
     def _read(self, node: str, given: Json) -> None:
-        """The node's digest, or a note why it does not count."""
+        """The node's digest, or a note why it does not count; once."""
+        if node in self._seen:
+            return
+        self._seen.add(node)
         if given.get("digest") is None:
             return
         try:
@@ -154,16 +172,10 @@ class Gathering:
     def _verdict(self, nodes: Iterable[model.NodeDigest], seen: hints.Hints) -> Json:
         merged = merge.merge(nodes, None, self._mesh, self._world)
         seen = _telling(seen, merged)
-        alone = verdict.judge(merged) if seen.ranks else None
         found = verdict.judge(merged, seen)
         document = found.to_json()
-        if alone is not None:  # what the looks had no part in: whoever weighs both must not count them twice
-            without = {
-                "verdict": alone.kind,
-                "culprits": list(alone.culprits),
-                "confidence": round(alone.confidence, 3),
-            }
-            document["without_looks"] = without
+        if seen.ranks:  # what the looks had no part in: whoever weighs both must not count them twice
+            document["without_looks"] = _without_looks(merged)
         if not merged.ranks:
             document |= _NOTHING
         for problem in merged.problems:
@@ -180,7 +192,6 @@ class Gathering:
                 self._refuse(node, f"its digest does not count: the analysis fails at it ({_words(error)})")
 
     def _refuse(self, node: str, why: str) -> None:
-        self._refused.add(node)
         self._note(f"{node}: {why}")
 
     def _note(self, text: str) -> None:
