@@ -139,3 +139,48 @@ def test_clocks_that_differ_make_no_straggler() -> None:
             entry["time_created_ns"] += 30_000_000 * (number == 3)
             entry["time_discovered_completed_ns"] += 30_000_000 * (number == 3)
     assert told(judged(ranks.values(), taken_ns=0)) == ("none", ())
+
+
+def test_groups_without_a_description_are_compared_with_those_of_their_own_stage() -> None:
+    """Three stages of two pairs each; the later stages call something else under the same number."""
+    pairs = [[2 * at, 2 * at + 1] for at in range(6)]
+    lines = [[at, at + 4, at + 8] for at in range(4)]
+    ranks = job({str(at): ("undefined", members) for at, members in enumerate([*pairs, *lines])}, 12)
+    for number, rank in ranks.items():
+        stage, pair, line = number // 4, str(number // 2), str(6 + number % 4)
+        rank.call(pair, "_all_gather_base")
+        if stage > 0:
+            rank.call(line, "recv", peer=number - 4)
+        if stage < 2:
+            rank.call(line, "send", peer=number + 4)
+        op = "_all_gather_base" if stage > 0 or number == 1 else "_reduce_scatter_base"
+        rank.call(pair, op, done=pair != "0")
+    assert told(judged(ranks.values())) == ("collective-mismatch", (1,))
+
+
+def test_half_a_pair_that_is_through_is_neither_blamed_nor_said_to_be_there_in_full() -> None:
+    ranks = job({"0": ("default_pg", [0, 1]), "1": ("mesh_pp", [0, 1])}, 2)
+    for rank in ranks.values():
+        rank.call("0")
+    ranks[0].call("1", "send", peer=1)
+    ranks[1].call("1", "recv", peer=0, done=False)
+    assert told(judged(ranks.values())) == ("unknown", ())
+
+
+def test_a_job_with_many_devices_in_flight_is_at_work_though_its_files_were_copied_late() -> None:
+    ranks = mesh()
+    for number, rank in ranks.items():
+        rank.call(tp(number), done=number % 2 == 0)
+    found = judged(ranks.values())
+    assert told(found) == ("none", ())
+    assert found.confidence < 0.7
+
+
+def test_one_device_is_told_in_the_singular() -> None:
+    ranks = mesh()
+    for number, rank in ranks.items():
+        rank.call(tp(number), done=number != 5)
+    found = judged(ranks.values())
+    assert told(found) == ("device-stuck", (5,))
+    assert "though 1 other member did" in found.sentence
+    assert "finished by rank 4" in found.findings[0].evidence[0]

@@ -109,3 +109,17 @@ def test_four_lost_dumps_of_innocent_ranks_mislead_nobody(name: str, tmp_path: p
     made = from_log.dumps(case, flight_recorder.Settings(stacks=False))
     found, answer = _judged(case, {rank: data for rank, data in made.items() if rank not in lost}, tmp_path)
     assert found.outcome in ("exact", "unknown"), answer
+
+
+@pytest.mark.parametrize(
+    ("name", "active_only", "lost"),
+    [("extra", False, (3, 7, 11, 15)), ("skipped", True, (13,))],
+    ids=["extra", "skipped"],
+)
+def test_a_rank_without_a_dump_is_no_sure_culprit_where_another_left_the_order(
+    name: str, active_only: bool, lost: tuple[int, ...], tmp_path: pathlib.Path
+) -> None:
+    case = _case(name)
+    made = from_log.dumps(case, flight_recorder.Settings(stacks=False, active_only=active_only))
+    found, answer = _judged(case, {rank: data for rank, data in made.items() if rank not in lost}, tmp_path)
+    assert answer["confidence"] < 0.7 or found.outcome == "exact", answer

@@ -47,7 +47,7 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
     waits = board.lay_out(merged)
     orders = order.Orders(merged)
     wrong = {}
-    for group, found in mismatch.find(waits).items():
+    for group, found in mismatch.find(waits, orders).items():
         at = waits.at.get((group, found.seq))
         if at is not None:
             wrong[at] = found
@@ -141,7 +141,9 @@ def _doubt(case: rules.Case, findings: list[Finding]) -> None:
     for finding in findings:
         if unheard - set(finding.culprits):
             finding.confidence = min(finding.confidence, DOUBT)
-            finding.evidence.append(f"{len(unheard)} ranks that are waited for left no dump")
+            finding.evidence.append(
+                f"{len(unheard)} {'rank' if len(unheard) == 1 else 'ranks'} that others wait for left no dump"
+            )
         if finding.looked:
             continue
         if forgot:

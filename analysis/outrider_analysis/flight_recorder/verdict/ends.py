@@ -13,7 +13,7 @@ def device(case: cases.Case, at: int) -> Finding:
     wait, merged = case.board.waits[at], case.merged
     stuck = tuple(sorted(wait.waiting))
     what = words.operation(merged, wait)
-    evidence = [f"{words.count(stuck)} in it; finished by ranks {words.runs(wait.done)}"]
+    evidence = [f"{words.count(stuck)} in it; finished by {words.listed(wait.done)}"]
     if len(stuck) > len(wait.done):
         sentence = (
             f"{words.named(merged, wait.done).capitalize()} finished {what}, and {len(stuck)} ranks did not; "
@@ -21,8 +21,8 @@ def device(case: cases.Case, at: int) -> Finding:
         )
         return cases.told(case, "unknown", (), UNKNOWN, wait, sentence, evidence, stuck)
     sentence = (
-        f"{words.named(merged, stuck).capitalize()} enqueued {what} and did not finish it, though {len(wait.done)} "
-        "other members did: its device is stuck."
+        f"{words.named(merged, stuck).capitalize()} enqueued {what} and did not finish it, though "
+        f"{words.others(wait.done)} did: its device is stuck."
     )
     return cases.told(case, "device-stuck", stuck, CONFIDENCE["device"], wait, sentence, evidence)
 
@@ -45,10 +45,10 @@ def joined(case: cases.Case, at: int) -> Finding:
     )
     if wait.pair is None and started and late and len(late) <= len(started):
         sentence = (
-            f"{words.named(merged, late).capitalize()} enqueued {what} and never started it, though {len(started)} "
-            "other members did: its device is stuck."
+            f"{words.named(merged, late).capitalize()} enqueued {what} and never started it, though "
+            f"{words.others(started)} did: its device is stuck."
         )
-        evidence = [f"started by ranks {words.runs(started)}"]
+        evidence = [f"started by {words.listed(started)}"]
         return cases.told(case, "device-stuck", late, CONFIDENCE["not-started"], wait, sentence, evidence)
     sentence = (
         f"All {len(wait.waiting)} members of {what} have joined it and none has finished: no rank is to "

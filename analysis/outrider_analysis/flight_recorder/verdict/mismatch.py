@@ -14,6 +14,7 @@ from typing import Final
 from outrider_analysis.flight_recorder import calls, model
 from outrider_analysis.flight_recorder.merge import Merged
 from outrider_analysis.flight_recorder.verdict.board import Board
+from outrider_analysis.flight_recorder.verdict.order import Orders
 
 VERDICT: Final = {"op": "collective-mismatch", "size": "size-mismatch", "dtype": "dtype-mismatch"}
 SIBLINGS_MAX: Final = 16  # groups of the same kind that are asked
@@ -39,7 +40,7 @@ class Mismatch:
     shifted: str = ""
 
 
-def find(board: Board) -> dict[int, Mismatch]:
+def find(board: Board, orders: Orders) -> dict[int, Mismatch]:
     """By group, the first number at or after its first unfinished one at which its members differ."""
     found: dict[int, Mismatch] = {}
     lowest: dict[int, int] = {}
@@ -49,7 +50,7 @@ def find(board: Board) -> dict[int, Mismatch]:
     for group, seq in sorted(lowest.items()):
         at = _first_difference(board.merged, group, seq)
         if at is not None:
-            found[group] = _judge(board.merged, group, *at)
+            found[group] = _judge(board.merged, orders, group, *at)
     return found
 
 
@@ -82,13 +83,13 @@ def _first_difference(merged: Merged, group: int, seq: int) -> tuple[int, dict[i
     return None
 
 
-def _judge(merged: Merged, group: int, seq: int, known: dict[int, int]) -> Mismatch:
+def _judge(merged: Merged, orders: Orders, group: int, seq: int, known: dict[int, int]) -> Mismatch:
     classes = _classes(merged, known)
     ordered = sorted(classes, key=lambda item: (-len(item[1]), item[1]))
     (right, most), rest = ordered[0], [rank for _, ranks in ordered[1:] for rank in ranks]
     by = "majority" if len(most) > len(rest) else ""
     for name in () if by else ("siblings", "habit"):
-        told = _siblings(merged, group, seq) if name == "siblings" else _habit(merged, group, seq, known)
+        told = _siblings(merged, orders, group, seq) if name == "siblings" else _habit(merged, group, seq, known)
         chosen = [item for item in ordered if told is not None and not calls.difference(item[0], told)]
         if len(chosen) == 1:
             by, right = name, chosen[0][0]
@@ -137,15 +138,17 @@ def called(merged: Merged, rank: int, group: int, seq: int) -> model.Signature |
     return merged.signatures.get(int.from_bytes(seen.window[at : at + 4], "little"))
 
 
-def _siblings(merged: Merged, group: int, seq: int) -> model.Signature | None:
-    """What most members of other groups of this kind, on the same stage, called under this number."""
-    this = merged.groups[group]
-    stage = _stage(merged, this.ranks)
+def _siblings(merged: Merged, orders: Orders, group: int, seq: int) -> model.Signature | None:
+    """What most members of other groups of this kind, whose ranks run the same programs, called under this number."""
+    this, kind = merged.groups[group], orders.kind(group)
+    roles = _roles(orders, this.ranks)
     found: list[tuple[model.Signature, int]] = []
     asked = 0
     for at, other in enumerate(merged.groups):
+        if asked >= SIBLINGS_MAX:
+            break
         alike = other.description == this.description and len(other.ranks) == len(this.ranks)
-        if at == group or not alike or _stage(merged, other.ranks) != stage or asked >= SIBLINGS_MAX:
+        if at == group or not alike or orders.kind(at) != kind or _roles(orders, other.ranks) != roles:
             continue
         asked += 1
         for rank in other.slots:
@@ -155,9 +158,9 @@ def _siblings(merged: Merged, group: int, seq: int) -> model.Signature | None:
     return _most(found)
 
 
-def _stage(merged: Merged, ranks: Iterable[int]) -> tuple[int, ...]:
+def _roles(orders: Orders, ranks: Iterable[int]) -> set[tuple[object, ...]]:
     """Groups along the pipeline cross all stages and are alike; others belong to the stage of their members."""
-    return tuple(sorted({merged.coords.get(rank, {}).get("pp", -1) for rank in ranks}))
+    return {orders.role(rank) for rank in ranks}
 
 
 def _habit(merged: Merged, group: int, seq: int, known: Iterable[int]) -> model.Signature | None:

@@ -44,8 +44,9 @@ def _mismatch(case: Case, at: int) -> Finding:
     called = f"called {found.theirs.text} where the others called {found.right.text}, {place}"
     evidence = [called, f"decided by {found.by or 'nothing'}"]
     if not found.culprits:
+        who = words.named(merged, found.candidates)
         sentence = (
-            f"{words.named(merged, found.candidates)} called different things under {place}: {found.theirs.text} "
+            f"{who[0].upper()}{who[1:]} called different things under {place}: {found.theirs.text} "
             f"and {found.right.text}. Nothing tells which of them is wrong."
         )
         return cases.told(case, "unknown", (), UNKNOWN, wait, sentence, evidence, found.candidates)

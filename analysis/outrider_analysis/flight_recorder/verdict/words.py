@@ -75,3 +75,13 @@ def count(ranks: Sequence[int]) -> str:
 def verb(ranks: Sequence[int], one: str, many: str) -> str:
     """The verb's form for so many ranks."""
     return one if len(ranks) == 1 else many
+
+
+def others(ranks: Sequence[int]) -> str:
+    """``1 other member``."""
+    return f"{len(ranks)} other member{'s' if len(ranks) != 1 else ''}"
+
+
+def listed(ranks: Sequence[int]) -> str:
+    """``rank 20``, or ``ranks 0-3``."""
+    return f"{verb(ranks, 'rank', 'ranks')} {runs(ranks)}"
