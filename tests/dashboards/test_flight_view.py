@@ -159,14 +159,16 @@ def test_words_of_a_dump_are_no_markup(view: Any, answers: Answers) -> None:
     record["sentence"] = evil
     record["limits"], record["notes"] = [evil], [evil]
     record["files"] = {evil: evil}
+    record |= {"world": evil, "ranks_read": evil, "victims": {"count": evil}}
+    record["graph"]["left_out"] = evil
     for node in record["graph"]["nodes"]:
         node["ranks"] = evil
         if node["waits_in"]:
             node["waits_in"] |= {"description": evil, "op": evil}
     for table in record["tables"]:
-        table |= {"description": evil, "op": evil}
+        table |= {"description": evil, "op": evil, "size": evil}
         for row in table["rows"]:
-            row |= {"more": evil, "call": evil, "state": evil}
+            row |= {"more": evil, "call": evil, "state": evil, "count": evil}
     finding = record["findings"][0]
     finding |= {"stack": [evil, f"{evil} in {evil}"], "evidence": [evil], "coords": {evil: {evil: evil}}}
     answers.give(verdicts.status(), report=report(incidents=[verdicts.hang(record)]))

@@ -53,8 +53,8 @@ def _about(one: Json, found: Json | None, picture: looking.Picture, where: tzinf
     if found is not None:
         parts.append(f"<b>{words.safe(found.get('verdict'))}</b>, {records.certainty(found.get('confidence'))}")
         world = found.get("world")
-        read = words.number(found.get("ranks_read"))
-        parts.append(f"{read} of {words.number(world)} ranks read" if world else f"{read} ranks read")
+        read = _number(found.get("ranks_read"))
+        parts.append(f"{read} of {_number(world)} ranks read" if world else f"{read} ranks read")
     at = words.clock(one.get("opened_at"), where, datetime.now(UTC))
     parts.append(f'<span title="{words.utc(one.get("opened_at"))}">{at}</span>')
     parts.append(f"incident {words.safe(one.get('id'))}, {'open' if one.get('closed_at') is None else 'closed'}")
@@ -193,7 +193,7 @@ def _table(table: Json | None) -> str:
     if not table:
         return ""
     rows = "".join(_row(row) for row in records.rows(table.get("rows")))
-    size = "" if table.get("from_to") else f", {words.number(table.get('size'))} ranks"
+    size = "" if table.get("from_to") else f", {_number(table.get('size'))} ranks"
     head = '<thead><tr><th>In it</th><th class="r">Ranks</th><th>Which</th></tr></thead>'
     return (
         f"<h2>First blocked: {words.safe(records.operation(table))}<span class='soft'>{size}</span></h2>"
@@ -209,9 +209,14 @@ def _row(row: Json) -> str:
     said = f'<br><span class="soft">{words.safe("; ".join(more))}</span>' if more else ""
     place = f' <span class="soft">{words.safe(at)}</span>' if at else ""
     return (
-        f'<tr><td class="name">{shape} {words.safe(word)}</td><td class="r">{words.number(row.get("count"))}</td>'
+        f'<tr><td class="name">{shape} {words.safe(word)}</td><td class="r">{_number(row.get("count"))}</td>'
         f"<td>{words.safe(records.shown(row.get('ranks')))}{place}{said}</td></tr>"
     )
+
+
+def _number(value: Any) -> str:
+    """For HTML: what is no number is told as it is."""
+    return words.safe(words.number(value))
 
 
 def graph(one: Json) -> str:
@@ -220,7 +225,7 @@ def graph(one: Json) -> str:
     if found is None:
         return ""
     victims = (found.get("victims") or {}).get("count") or 0
-    said = f"{words.number(victims)} rank{' waits' if victims == 1 else 's wait'}"
+    said = f"{_number(victims)} rank{' waits' if victims == 1 else 's wait'}"
     inside = wait_graph.drawn(found.get("graph"))
     return (
         f'<div class="o"><div class="card"><h2>Who waits for whom <span class="soft">{said}</span></h2>'

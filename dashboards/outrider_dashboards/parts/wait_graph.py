@@ -44,7 +44,7 @@ def drawn(graph: Any) -> str:
     if not nodes:
         return '<p class="soft">Nobody waits for anybody.</p>'
     left = (graph or {}).get("left_out") or 0
-    more = f'<p class="soft">{words.number(left)} further ranks are not drawn.</p>' if left else ""
+    more = f'<p class="soft">{words.safe(words.number(left))} further ranks are not drawn.</p>' if left else ""
     return f"{_keys(nodes)}{_drawing(nodes, edges)}{_list(nodes, edges)}{more}"
 
 
