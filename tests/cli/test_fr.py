@@ -326,3 +326,23 @@ def test_progress_is_shown_on_standard_error_alone(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["ranks_read"] == 64
     assert b"reading dumps: 64 of 64" in shown
     assert shown.endswith(b"\x1b[K")
+
+
+def test_the_number_of_ranks_tells_who_is_in_gloos_group_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gloo's dumps name no members; where only those are counted who mention the group, nobody is named for sure."""
+    for rank in range(4):
+        call = "gloo:broadcast" if rank == 2 else "gloo:all_reduce"
+        entry = {"record_id": 0, "pg_id": 0, "process_group": ["0", "default_pg"], "collective_seq_id": 1}
+        entry |= {"p2p_seq_id": 0, "op_id": 1, "profiling_name": call, "time_created_ns": 10**18, "is_p2p": False}
+        entry |= {"input_sizes": [[64]], "input_dtypes": ["Float"], "output_sizes": [[64]], "output_dtypes": ["Float"]}
+        entry |= {"state": "scheduled", "retired": False, "timeout_ms": 1000}
+        text = json.dumps({"version": "2.10", "entries": [entry]})
+        (tmp_path / f"rank_{rank}.json").write_text(text)
+    _, guessed, _ = asked(capsys, "analyze", str(tmp_path))
+    status, told, _ = asked(capsys, "analyze", str(tmp_path), "--world", "4")
+    assert (status, told["verdict"], told["culprits"]) == (1, "collective-mismatch", [2])
+    assert guessed["confidence"] < 0.7 < told["confidence"]
+    _, wrong, _ = asked(capsys, "analyze", str(tmp_path), "--world", "3")
+    assert "rank 3 left a dump, and the job was said to have 3 ranks" in wrong["notes"][0]

@@ -1,7 +1,8 @@
 """Digests of any subset of the ranks -> Merged: each process group once, with its members and who of them was heard.
 
 A group is its name and its members, since one name may stand for several disjoint groups. Where dumps do not tell the
-members (gloo never does) a file does, else the mesh where the description is an axis, else whoever mentions the group.
+members (gloo never does) a file does, else the mesh where the description is an axis, else the number of ranks where it
+is the group of all, else whoever mentions the group.
 Coordinates come from the mesh where one is given, else from groups that are described by an axis.
 """
 
@@ -74,7 +75,11 @@ def merge(
     """``groups``: name -> {"desc", "ranks"}, used where dumps lack it. ``world``: count of ranks, where it is known."""
     whole = model.join(nodes)
     ranks, problems = _newest(whole.ranks)
-    found = _Groups(whole.memberships, groups or {}, mesh)
+    told = world or (mesh.world_size if mesh is not None else 0)
+    highest = max(ranks, default=-1)
+    if 0 < told <= highest:
+        problems.append(f"rank {highest} left a dump, and the job was said to have {told} ranks; is this its mesh?")
+    found = _Groups(whole.memberships, groups or {}, mesh, told if told > highest else 0)
     places = {rank: found.place(digested) for rank, digested in ranks.items()}
     found.settle(places)
     found.add_silent()
@@ -153,10 +158,14 @@ class _Groups:
     """Gives each group of each rank its place in the list of all groups."""
 
     def __init__(
-        self, memberships: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], mesh: meshes.Mesh | None
+        self,
+        memberships: Mapping[str, tuple[int, ...]],
+        given: Mapping[str, Any],
+        mesh: meshes.Mesh | None,
+        world: int,
     ) -> None:
         self.groups: list[Group] = []
-        self._memberships, self._mesh = memberships, mesh
+        self._memberships, self._mesh, self._world = memberships, mesh, world
         self._given = {str(name): told for name, value in given.items() if (told := told_group(value)) is not None}
         self._known: dict[tuple[str, str], int] = {}
         self._by_name: dict[str, list[int]] = {}
@@ -215,8 +224,8 @@ class _Groups:
         if told is not None and rank in told[1]:
             return told
         axes = axes_of(description)
-        if description == _DEFAULT and self._mesh is not None:
-            return description, tuple(range(self._mesh.world_size))
+        if description == _DEFAULT and rank < self._world:
+            return description, tuple(range(self._world))
         if axes and self._mesh is not None and rank < self._mesh.world_size:
             return description, self._spanned(rank, axes)
         return None
