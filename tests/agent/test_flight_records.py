@@ -10,12 +10,11 @@ import os
 import signal
 import stat
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from outrider_agent.flight_recorder import ask, collect, find, gather, keep
+from outrider_agent.flight_recorder import ask, find, gather, keep
 from outrider_agent.keeper import recorder
 from outrider_agent.signals import processes
 from outrider_analysis.flight_recorder import model
@@ -234,78 +233,6 @@ def test_the_jobs_own_setting_under_the_old_name_is_watched() -> None:
     recorders.play(scenario)
 
 
-def test_the_oldest_captures_go_and_the_newest_never(tmp_path: Path) -> None:
-    def made(name: str) -> Path:
-        path, held = keep.folder(tmp_path, "n0", name)
-        os.close(held)
-        return Path(path)
-
-    for number in range(12):
-        (made(f"2026-{number:02d}") / "rank_0").write_bytes(b"x" * 1000)
-    left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
-    assert left == [f"2026-{number:02d}" for number in range(12 - keep.CAPTURES_MAX, 12)]
-    big = tmp_path / keep.FOLDER / "n0" / "2026-11" / "rank_0"
-    os.truncate(big, keep.BYTES_MAX + 1)
-    made("2026-12")
-    left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
-    assert left == ["2026-11", "2026-12"], "the newest stays however large"
-
-
-def test_a_folder_of_somebody_elses_is_not_written_to_and_no_link_is_followed(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / keep.FOLDER).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=keep.FOLDER):
-        keep.folder(tmp_path / "logs", "n0", "now")
-    assert not list((tmp_path / "elsewhere").iterdir())
-    secret = tmp_path / "rank_0"
-    secret.write_bytes(b"secret.")
-    with pytest.raises(keep.NotKept, match="not of the job's"):
-        keep.copy(str(secret), str(tmp_path / "copy"), os.geteuid() + 1)
-    assert not (tmp_path / "copy").exists()
-
-
-def test_a_folder_that_is_moved_away_beneath_the_agent_leads_it_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # so that it is undone
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "elsewhere" / "n0" / "now").mkdir(parents=True)
-    (tmp_path / "dump").write_bytes(b"}.")
-    plan = {"until": time.monotonic() + 60, "keep": [str(tmp_path / "logs")], "node": "n0", "name": "now"}
-    collection = collect.Collection({**plan, "control": ""})
-    assert collection._make_folder()
-    (tmp_path / "logs" / keep.FOLDER).rename(tmp_path / "aside")  # whom the logs belong to may do that at any moment
-    (tmp_path / "logs" / keep.FOLDER).symlink_to(tmp_path / "elsewhere")
-    spot = find.Spot(recorder.Place(()), os.geteuid(), 0)
-    assert collection._copy(collect.Rank(0), str(tmp_path / "dump"), spot)
-    assert [path.name for path in (tmp_path / "aside" / "n0" / "now").iterdir()] == ["rank_0"]
-    assert not list((tmp_path / "elsewhere" / "n0" / "now").iterdir())
-
-
-def test_what_is_no_plain_file_of_the_jobs_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    really = os.open
-
-    def watched(path: str, flags: int, mode: int = 0o777) -> int:
-        if not flags & os.O_PATH:
-            opened.append(path)
-        return really(path, flags, mode)
-
-    monkeypatch.setattr(os, "open", watched)
-    with pytest.raises(keep.NotKept, match="no regular file"):
-        keep.copy(os.devnull, str(tmp_path / "copy"), os.geteuid())
-    assert not opened, "to open a device, as a watchdog, is to do something to it"
-
-
-def test_nothing_is_copied_where_the_disk_has_no_room_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "dump").write_bytes(b"}.")
-    monkeypatch.setattr(keep, "ROOM_BYTES_MIN", 1 << 62)
-    with pytest.raises(keep.NotKept, match="would be left on its disk"):
-        keep.copy(str(tmp_path / "dump"), str(tmp_path / "copy"), os.geteuid())
-    assert [path.name for path in tmp_path.iterdir()] == ["dump"]
-
-
 def test_ranks_that_a_job_starts_itself_are_found_by_their_environment() -> None:
     async def scenario(job: recorders.Job) -> None:
         await job.start({3: "itself"}, launcher=True)
@@ -316,31 +243,6 @@ def test_ranks_that_a_job_starts_itself_are_found_by_their_environment() -> None
         assert [one["rank"] for one in found["ranks"]] == [0]
 
     recorders.play(scenario)
-
-
-def test_what_is_no_plain_file_of_the_jobs_is_never_taken(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "empty").touch()
-    (tmp_path / "cut").write_bytes(b"\x80\x02}(X")
-    (tmp_path / "whole").write_bytes(b"\x80\x02}.")
-    (tmp_path / "link").symlink_to(tmp_path / "whole")
-    into = str(tmp_path / "copy")
-    for name, why in {
-        "pipe": "no regular file",
-        "folder": "no regular file",
-        "link": "no regular file",
-        "none": "No such file",
-    }.items():
-        with pytest.raises(keep.NotKept, match=why):
-            keep.copy(str(tmp_path / name), into, os.geteuid())
-    for name in ("empty", "cut"):
-        with pytest.raises(keep.NotYet):
-            keep.copy(str(tmp_path / name), into, os.geteuid())
-    assert not Path(into).exists()
-    os.utime(tmp_path / "whole", ns=(7, 7))
-    assert keep.copy(str(tmp_path / "whole"), into, os.geteuid()).written_ns == 7
-    assert os.stat(into).st_mtime_ns == 7, "when it was written is when the dump was taken"
 
 
 def test_a_note_that_is_damaged_or_of_another_generation_is_said_and_not_believed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ stays where it is, and a capture finds it, also when its rank has ended. Dumps t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,15 +98,19 @@ class Written:
         jobs = {one.job for one in wanted}
         self._seen = {job: seen for job, seen in self._seen.items() if job in jobs}
         self._asked = {job: spans for job, spans in self._asked.items() if job in jobs}
-        try:
-            found = await self._threads.ask("flight records", lambda: [(one, look(one)) for one in wanted], WITHIN_S)
-        except (bounded.CouldNotLook, OSError) as error:
-            log.debug("the files of flight records could not be looked at", extra={"why": error})
-            return
-        told = [one for wanted_, seen in found for one in self._news(wanted_, seen)]
+        found = await asyncio.gather(*map(self._one, wanted))
+        told = [news for one, seen in zip(wanted, found, strict=True) if seen for news in self._news(one, seen)]
         if told:
             self._spool.add_all(told, {KEPT: msgspec.json.encode(self._told)})
             self._wake()
+
+    async def _one(self, wanted: Wanted) -> Seen | None:
+        """A look at one job, whose dead disk must not hide another's files; None where it does not come back."""
+        try:
+            return await self._threads.ask(f"flight records of {wanted.job}", lambda: look(wanted), WITHIN_S)
+        except (bounded.CouldNotLook, OSError) as error:
+            log.debug("the files of flight records could not be looked at", extra={"job": wanted.job, "why": error})
+            return None
 
     def _wanted(self) -> list[Wanted]:
         found: list[Wanted] = []

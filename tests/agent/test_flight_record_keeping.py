@@ -1,0 +1,137 @@
+"""What an agent takes for a dump of a job's rank and where it keeps it, on a disk where the job's user may do as they
+please: links, pipes, devices, folders that are moved away, disks that are full or dead.
+"""
+
+import asyncio
+import os
+import threading
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outrider import clock
+from outrider_agent.flight_recorder import collect, find, keep, written
+from outrider_agent.keeper import recorder
+
+
+def test_the_oldest_captures_go_and_the_newest_never(tmp_path: Path) -> None:
+    def made(name: str) -> Path:
+        path, held = keep.folder(tmp_path, "n0", name)
+        os.close(held)
+        return Path(path)
+
+    for number in range(12):
+        (made(f"2026-{number:02d}") / "rank_0").write_bytes(b"x" * 1000)
+    left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
+    assert left == [f"2026-{number:02d}" for number in range(12 - keep.CAPTURES_MAX, 12)]
+    big = tmp_path / keep.FOLDER / "n0" / "2026-11" / "rank_0"
+    os.truncate(big, keep.BYTES_MAX + 1)
+    made("2026-12")
+    left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
+    assert left == ["2026-11", "2026-12"], "the newest stays however large"
+
+
+def test_a_folder_of_somebody_elses_is_not_written_to_and_no_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / keep.FOLDER).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=keep.FOLDER):
+        keep.folder(tmp_path / "logs", "n0", "now")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    secret = tmp_path / "rank_0"
+    secret.write_bytes(b"secret.")
+    with pytest.raises(keep.NotKept, match="not of the job's"):
+        keep.copy(str(secret), str(tmp_path / "copy"), os.geteuid() + 1)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_folder_that_is_moved_away_beneath_the_agent_leads_it_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # so that it is undone
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "elsewhere" / "n0" / "now").mkdir(parents=True)
+    (tmp_path / "dump").write_bytes(b"}.")
+    plan = {"until": time.monotonic() + 60, "keep": [str(tmp_path / "logs")], "node": "n0", "name": "now"}
+    collection = collect.Collection({**plan, "control": ""})
+    assert collection._make_folder()
+    (tmp_path / "logs" / keep.FOLDER).rename(tmp_path / "aside")  # whom the logs belong to may do that at any moment
+    (tmp_path / "logs" / keep.FOLDER).symlink_to(tmp_path / "elsewhere")
+    spot = find.Spot(recorder.Place(()), os.geteuid(), 0)
+    assert collection._copy(collect.Rank(0), str(tmp_path / "dump"), spot)
+    assert [path.name for path in (tmp_path / "aside" / "n0" / "now").iterdir()] == ["rank_0"]
+    assert not list((tmp_path / "elsewhere" / "n0" / "now").iterdir())
+
+
+def test_what_is_no_plain_file_of_the_jobs_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    really = os.open
+
+    def watched(path: str, flags: int, mode: int = 0o777) -> int:
+        if not flags & os.O_PATH:
+            opened.append(path)
+        return really(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", watched)
+    with pytest.raises(keep.NotKept, match="no regular file"):
+        keep.copy(os.devnull, str(tmp_path / "copy"), os.geteuid())
+    assert not opened, "to open a device, as a watchdog, is to do something to it"
+
+
+def test_a_job_on_a_dead_disk_hides_no_other_jobs_dumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump = tmp_path / "rank_0"
+    dump.write_bytes(b"}.")
+    place = recorder.Place((f"{tmp_path}/rank_",))
+    known = find.Job([find.Spot(place, os.geteuid(), 0)])
+    jobs = [written.Wanted(job, 1, str(tmp_path), (0,), known) for job in ("dead", "well")]
+    really, thaw = written.look, threading.Event()
+    monkeypatch.setattr(written, "look", lambda one: thaw.wait(60) if one.job == "dead" else really(one))
+    monkeypatch.setattr(written.Written, "_wanted", lambda _: jobs)
+    monkeypatch.setattr(written, "WITHIN_S", 0.5)
+    told: list[str] = []
+    notice: Any = types.SimpleNamespace(kept=dict, add_all=lambda news, _: told.extend(one.job for one in news))
+    looks = written.Written("n0", tmp_path, notice, notice, clock.RealClock(), lambda: None)
+
+    async def twice() -> None:
+        for _ in range(2):
+            await looks.look()
+
+    asyncio.run(twice())
+    thaw.set()
+    assert told == ["well"]
+
+
+def test_nothing_is_copied_where_the_disk_has_no_room_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dump").write_bytes(b"}.")
+    monkeypatch.setattr(keep, "ROOM_BYTES_MIN", 1 << 62)
+    with pytest.raises(keep.NotKept, match="would be left on its disk"):
+        keep.copy(str(tmp_path / "dump"), str(tmp_path / "copy"), os.geteuid())
+    assert [path.name for path in tmp_path.iterdir()] == ["dump"]
+
+
+def test_what_is_no_plain_file_of_the_jobs_is_never_taken(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "cut").write_bytes(b"\x80\x02}(X")
+    (tmp_path / "whole").write_bytes(b"\x80\x02}.")
+    (tmp_path / "link").symlink_to(tmp_path / "whole")
+    into = str(tmp_path / "copy")
+    for name, why in {
+        "pipe": "no regular file",
+        "folder": "no regular file",
+        "link": "no regular file",
+        "none": "No such file",
+    }.items():
+        with pytest.raises(keep.NotKept, match=why):
+            keep.copy(str(tmp_path / name), into, os.geteuid())
+    for name in ("empty", "cut"):
+        with pytest.raises(keep.NotYet):
+            keep.copy(str(tmp_path / name), into, os.geteuid())
+    assert not Path(into).exists()
+    os.utime(tmp_path / "whole", ns=(7, 7))
+    assert keep.copy(str(tmp_path / "whole"), into, os.geteuid()).written_ns == 7
+    assert os.stat(into).st_mtime_ns == 7, "when it was written is when the dump was taken"
