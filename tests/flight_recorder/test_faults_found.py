@@ -184,3 +184,22 @@ def test_one_device_is_told_in_the_singular() -> None:
     assert told(found) == ("device-stuck", (5,))
     assert "though 1 other member did" in found.sentence
     assert "finished by rank 4" in found.findings[0].evidence[0]
+
+
+def test_groups_that_share_a_name_and_tell_no_members_name_no_crowd() -> None:
+    """Four groups called 1, whose members the dumps do not tell, look like one that differs at many places."""
+    ranks = mesh()
+    for number, rank in ranks.items():
+        if number != 5:
+            rank.call(tp(number), done=number != 4)
+            rank.call(dp(number), done=number % 2 == 0).call("0", done=False)
+    for rank in ranks.values():
+        whole = rank.dump()
+        for entry in whole["entries"]:
+            name, description = entry["process_group"]
+            entry["process_group"] = ({"mesh_tp": "1", "mesh_dp": "2"}.get(description, name), description)
+        made = whole | {"pg_config": {}}
+        rank.dump = lambda ring=0, active_only=False, made=made: made  # type: ignore[method-assign, misc]
+    found = judged(ranks.values())
+    assert len(found.culprits) <= 2
+    assert not found.culprits or found.confidence < 0.7

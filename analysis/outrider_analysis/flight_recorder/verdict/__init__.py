@@ -34,6 +34,7 @@ DISMISSED: float = 0.5  # where ranks do wait for each other, and no time tells 
 DEVICES_MAX: int = 3
 FORGOT: float = 0.6  # no more than this where rings have forgotten the first operations that are not over
 GUESSED: float = 0.5  # where the members of the group are not told
+GUESSED_MAX: int = 2  # culprits in such groups: more, and it is the guess that is wrong
 DOUBT: float = 0.75  # no more than this where dumps are missing that could change the answer
 
 
@@ -65,6 +66,8 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
     findings += _behind_those(case, findings)
     findings.sort(key=_rank)
     _doubt(case, findings)
+    _distrust(case, findings)
+    findings.sort(key=_rank)
     if not findings and not hidden.anywhere(merged):
         straggler = slow.find(case)
         findings = [straggler] if straggler is not None else []
@@ -98,7 +101,9 @@ def _weighed(case: rules.Case, findings: list[Finding], hints: Hints, shown: rev
     return [
         finding
         for finding in findings
-        if finding.kind != "all-joined-stuck" or finding.where is None or not close.intersection(finding.where.ranks)
+        if not (finding.joined or finding.kind == "all-joined-stuck")
+        or finding.where is None
+        or not close.intersection(finding.where.ranks)
     ]
 
 
@@ -152,6 +157,17 @@ def _doubt(case: rules.Case, findings: list[Finding]) -> None:
         if finding.where is not None and _is_guessed(case, finding.where):
             finding.confidence = min(finding.confidence, GUESSED)
             finding.evidence.append("nothing tells the members of this group but who mentions it")
+
+
+def _distrust(case: rules.Case, findings: list[Finding]) -> None:
+    """Groups that share a name are one by a guess, and then seem broken at many places: nobody is named by that."""
+    guessed = [f for f in findings if not f.looked and f.where is not None and _is_guessed(case, f.where)]
+    if len({rank for finding in guessed for rank in finding.culprits}) <= GUESSED_MAX:
+        return
+    for finding in guessed:
+        finding.candidates = tuple(sorted({*finding.candidates, *finding.culprits}))
+        finding.kind, finding.confidence, finding.culprits, finding.stack = "unknown", UNKNOWN, (), ()
+        finding.sentence += " This takes for one group whoever mentions its name, which cannot be right here."
 
 
 def _is_guessed(case: rules.Case, where: Where) -> bool:

@@ -36,7 +36,9 @@ def joined(case: cases.Case, at: int) -> Finding:
             f"{words.named(merged, inside).capitalize()} did not finish {what}, though "
             f"{words.named(merged, wait.done)} did; nothing tells whether its device is stuck."
         )
-        return cases.told(case, "unknown", (), UNKNOWN, wait, sentence, ["its partner is through"], inside)
+        half = cases.told(case, "unknown", (), UNKNOWN, wait, sentence, ["its partner is through"], inside)
+        half.joined = True
+        return half
     started = [rank for rank, op in wait.waiting.items() if op.started]
     late = tuple(
         rank

@@ -87,6 +87,7 @@ class Finding:
     looked: bool = False  # a look at the culprit itself tells it
     proof: bool = False  # calls that can never fit: no moment of a job at work looks so
     circle: bool = False  # waits that lead back to themselves
+    joined: bool = False  # all have called its operation, so a rank to blame elsewhere may be why it is not over
 
     def to_json(self, merged: Merged) -> dict[str, Any]:
         """One of the contract's ``findings``."""

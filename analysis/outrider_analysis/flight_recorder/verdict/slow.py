@@ -40,6 +40,7 @@ SLOWEST: Final = 1.25  # and so many times as long as any that only waits for it
 MATES_MIN: Final = 3
 BETWEEN_MIN_NS: Final = 500_000
 GAPS_MIN: Final = 12
+BY_CALLS: Final = "the times of the calls"
 
 Rows = dict[int, list[tuple[int, ...]]]
 
@@ -153,7 +154,7 @@ def _by_arrival(at: int, rows: Rows) -> _Late | None:
         looks = len({row[k][1] for k in whole})
         doubt = max(doubt, max(statistics.pstdev(off), LOOK_SPREAD * LOOK_NS) / math.sqrt(looks))
     lates = [{rank: row[k][0] - clock[rank] for rank, row in rows.items()} for k in whole]
-    found = _judge(at, rows, lates, "the times of the calls")
+    found = _judge(at, rows, lates, BY_CALLS)
     return found if found is not None and found.by_ns >= max(FLOOR_BY_CALLS_NS, 3 * doubt) else None
 
 
@@ -240,10 +241,12 @@ def _told(case: cases.Case, late: _Late) -> Finding:
         f"{words.group(merged, late.group)} in {late.times} of {late.samples} times, by {late.by_ns / 1e6:.1f} ms "
         f"({late.share:.0%} of the time between two collectives there)."
     )
+    # By the times of its calls, who waits for a slow partner in the pipeline looks much the same.
+    led = late.how == BY_CALLS and any(group.pairs for group in merged.ranks[late.rank].groups)
     return Finding(
         kind="straggler",
         culprits=(late.rank,),
-        confidence=CONFIDENCE["slow"],
+        confidence=CONFIDENCE["slow-host" if led else "slow"],
         where=_where(merged, late.group),
         sentence=sentence,
         evidence=[f"measured by {late.how}"],
