@@ -187,12 +187,12 @@ def test_one_device_is_told_in_the_singular() -> None:
 
 
 def test_groups_that_share_a_name_and_tell_no_members_name_no_crowd() -> None:
-    """Four groups called 1, whose members the dumps do not tell, look like one that differs at many places."""
+    """Two groups called 2, whose members the dumps do not tell, look like one of which half is stuck."""
     ranks = mesh()
     for number, rank in ranks.items():
+        rank.call(tp(number)).call(dp(number), done=number % 2 == 0)
         if number != 5:
-            rank.call(tp(number), done=number != 4)
-            rank.call(dp(number), done=number % 2 == 0).call("0", done=False)
+            rank.call("0", done=False)
     for rank in ranks.values():
         whole = rank.dump()
         for entry in whole["entries"]:
@@ -201,5 +201,5 @@ def test_groups_that_share_a_name_and_tell_no_members_name_no_crowd() -> None:
         made = whole | {"pg_config": {}}
         rank.dump = lambda ring=0, active_only=False, made=made: made  # type: ignore[method-assign, misc]
     found = judged(ranks.values())
-    assert len(found.culprits) <= 2
-    assert not found.culprits or found.confidence < 0.7
+    assert told(found) == ("unknown", ())
+    assert 5 in found.findings[0].candidates
