@@ -8,13 +8,15 @@ Needs no controller and no torch. Progress and what was passed over go to standa
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
 import os
 import resource
 import stat
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,7 +112,8 @@ def digest_dumps(options: argparse.Namespace) -> int:
 def merge_digests(options: argparse.Namespace) -> int:
     """Judge digests, or write them as one that can be merged again."""
     began = time.monotonic()
-    nodes, unreadable = _read_digests(options.paths)
+    with _no_collector():
+        nodes, unreadable = _read_digests(options.paths)
     if not options.output:
         seconds = {"read": time.monotonic() - began, "digest": 0.0}
         return _judged(options, _knowledge(options), nodes, unreadable, seconds, [])
@@ -126,17 +129,30 @@ def merge_digests(options: argparse.Namespace) -> int:
     return vocabulary.EXIT_DONE
 
 
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Nothing that is read has cycles, and looking for them among millions of small things takes half of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def _read_digests(given: Sequence[str]) -> tuple[list[Any], list[tuple[str, str]]]:
     """The digests, and what could not be read: files, and what their own makers could not."""
     from outrider_analysis.flight_recorder import model
 
     nodes: list[Any] = []
     unreadable: list[tuple[str, str]] = []
+    known: dict[str, tuple[int, ...]] = {}
     line = progress_line.ProgressLine(sys.stderr)
     paths = [path for each in given for path in _digests(each)]
     for at, path in enumerate(paths):
         try:
-            node = model.from_json(_bounded_json(path))
+            node = model.from_json(_bounded_json(path), known)
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             unreadable.append((path, f"no digest, or one that was cut off; of dumps make one with fr digest ({error})"))
             continue
@@ -245,9 +261,10 @@ def _judged(
     from outrider_analysis.flight_recorder.verdict import drawing
 
     began = time.monotonic()
-    merged = merge.merge(nodes, knows.groups, knows.mesh, knows.world)
-    judged = verdict.judge(merged)
-    document = judged.to_json() | drawing.draw(judged)
+    with _no_collector():
+        merged = merge.merge(nodes, knows.groups, knows.mesh, knows.world)
+        judged = verdict.judge(merged)
+        document = judged.to_json() | drawing.draw(judged)
     seconds["merge"] = time.monotonic() - began
     document["unreadable"] = [{"file": file, "error": why} for file, why in sorted(unreadable)]
     document["seconds"] = {name: round(value, 3) for name, value in seconds.items()}

@@ -22,13 +22,12 @@ import msgspec
 from outrider import mesh as meshes
 from outrider import records as spoken
 from outrider_analysis import stalls
-from outrider_analysis.flight_recorder import merge, model, ranges, verdict
+from outrider_analysis.flight_recorder import merge, model, verdict
 from outrider_analysis.flight_recorder.verdict import drawing, hints
 from outrider_controller import flight_record_bounds as bounds
 
 NODE_BYTES_MAX: Final = 256 * 1024  # of one node's digest, and as many again
 RANK_BYTES_MAX: Final = 64 * 1024  # for each of its ranks; agents keep below 12 KB a rank
-MEMBERS_MAX: Final = 1 << 22  # ranks in all memberships of one node
 JUDGED_S_MAX: Final = 60.0  # 16,384 ranks take seconds; what takes longer is let go of
 ALONE_MAX: Final = 2_048  # ranks whose stacks are read one by one
 TWICE_MAX: Final = 4_096  # ranks of which a second verdict, without the looks, takes no time that anybody waits for
@@ -54,6 +53,8 @@ class Gathering:
         self._nodes: dict[str, model.NodeDigest] = {}
         self._notes: dict[str, None] = {}
         self._seen: set[str] = set()
+        self._known: dict[str, tuple[int, ...]] = {}  # members of groups, which most nodes tell alike
+        self._highest: dict[str, int] = {}  # of them
         self._first: asyncio.Task[Json] | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -154,20 +155,17 @@ class Gathering:
         size = len(msgspec.json.encode(given))
         if size > most:
             raise ValueError(f"it has {size} bytes, and {most} are taken")
-        members = given.get("memberships") if isinstance(given, Mapping) else None
-        total = 0
-        for text in members.values() if isinstance(members, Mapping) else ():
-            named = ranges.decode(text) if isinstance(text, str) else ()
-            total += len(named)
-            if total > MEMBERS_MAX:
-                raise ValueError(f"its groups have more than {MEMBERS_MAX} members in all")
-            if (highest := max(named, default=-1)) >= self._world:
+        digest = model.from_json(given, self._known)
+        for key, named in digest.memberships.items():
+            if key not in self._highest:
+                self._highest[key] = max(named, default=-1)
+            if (highest := self._highest[key]) >= self._world:
                 # A rank of that numbering is none of ours, and would be looked for on the wrong node.
                 raise ValueError(
                     f"its groups name rank {highest} and the job has {self._world} ranks, so whoever wrote it numbers "
                     "them in another way, as torchrun does below a rank of ours"
                 )
-        return model.from_json(given)
+        return digest
 
     def _verdict(self, nodes: Iterable[model.NodeDigest], seen: hints.Hints) -> Json:
         merged = merge.merge(nodes, None, self._mesh, self._world)

@@ -198,6 +198,7 @@ class _Run:
         self.found = Found()
         self.done = self.failed_starts = 0
         self.readers: list[_Reader] = []
+        self.known: dict[str, tuple[int, ...]] = {}  # members of groups, which most dumps tell alike
         self.selector = selectors.DefaultSelector()
 
     def all(self, workers: int) -> None:
@@ -250,7 +251,7 @@ class _Run:
             self._take(reader, json.loads(line))
 
     def _take(self, reader: _Reader, said: dict[str, Any]) -> None:
-        node = model.from_json(said["node"])
+        node = model.from_json(said["node"], self.known)
         self.found.unreadable += node.unreadable
         self.found.nodes.append(model.NodeDigest(node.ranks, node.memberships, node.signatures))
         self.found.read_s += said["read_s"]
