@@ -224,7 +224,8 @@ def _row_kind(found: readings.Reading) -> str:
 def _row_text(item: _Seen) -> str:
     evidence = item.group.evidence
     pids = f" (pid {evidence.pid})" if len(item.ranks) == 1 and evidence.pid else ""
-    text = f"{_named(item.ranks)}{pids} {item.reading.elsewhere or item.reading.text}"
+    colon = ":" if len(item.ranks) > 1 else ""
+    text = f"{_named(item.ranks)}{pids}{colon} {item.reading.elsewhere or item.reading.text}"
     if item.reading.kind in ("stopped", "gone") or not evidence.frames:
         return text
     shown = " < ".join(readings.short(frame) for frame in evidence.frames[:FRAMES_SHOWN])

@@ -192,7 +192,7 @@ def _agreed(look: stalls.Verdict, record: records.FlightRecord, ranks: Sequence[
     sure = min(AGREED_MAX, 1 - (1 - look.confidence) * (1 - record.alone))
     places = dict(zip(look.ranks, look.places, strict=False))
     at = tuple(places.get(rank, "") for rank in ranks) if ranks else look.places
-    text = f"{look.sentence}; the flight record agrees: {record.sentence}"
+    text = f"{look.sentence}; the flight record agrees: {_clause(record.sentence)}"
     return stalls.Verdict(look.kind, tuple(ranks), round(sure, 3), text, at, look.rows)
 
 
@@ -207,6 +207,12 @@ def _placed(found: stalls.Verdict, record: records.FlightRecord, kind: str) -> s
     """Two looks are compared by the operation."""
     places = (record.at,) * max(1, min(len(found.ranks), CULPRITS_MAX))
     return dataclasses.replace(found, kind=kind, places=places)
+
+
+def _clause(sentence: str) -> str:
+    """What the record itself says; what follows is said of who waits and of where the rank stands, as the look says."""
+    first = sentence.split("; ", 1)[0].rstrip(". ")
+    return first[:1].lower() + first[1:]
 
 
 def _with(look: stalls.Verdict, confidence: float, sentence: str) -> stalls.Verdict:
