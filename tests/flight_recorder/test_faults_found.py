@@ -5,6 +5,7 @@ import typing
 import pytest
 
 from outrider_analysis.flight_recorder import verdict
+from outrider_analysis.flight_recorder.verdict import order
 from tests.analysis.test_flight_recorder_verdict import Rank, job, judged
 
 WORLD = list(range(8))
@@ -203,3 +204,13 @@ def test_groups_that_share_a_name_and_tell_no_members_name_no_crowd() -> None:
     found = judged(ranks.values())
     assert told(found) == ("unknown", ())
     assert 5 in found.findings[0].candidates
+
+
+def test_a_ring_that_begins_within_a_batch_of_like_calls_is_no_other_order() -> None:
+    member: order.Call = ("dp", False, 70, "all_gather", -1)
+    end: order.Call = ("dp", False, 70, "coalesced", -1)
+    after: order.Call = ("dp", False, 71, "all_reduce", -1)
+    whole, cut = [member, member, member, end, after], [member, end]
+    assert order.compare(cut, whole) == (2, 4, "behind")
+    assert order.compare(whole, cut) == (4, 2, "ahead")
+    assert order.compare([member, member, after], whole)[2] == "differ"

@@ -136,6 +136,14 @@ def _creation(group: model.GroupDigest) -> tuple[int, int, str]:
     return (counted, group.local if group.local >= 0 else 2**31, group.name)
 
 
+def _laid(one: list[Call], other: list[Call], i: int, j: int) -> tuple[int, int]:
+    """Members of a batch may be alike, and a ring may begin between them: what is alike is laid together by its end."""
+    mine = [at for at, call in enumerate(one) if call == one[i]]
+    theirs = [at for at, call in enumerate(other) if call == other[j]]
+    both = min(len(mine), len(theirs))
+    return mine[-both], theirs[-both]
+
+
 def compare(one: list[Call], other: list[Call]) -> tuple[int, int, str]:
     """Where two lists of calls part: index in each, and how ``one`` stands: same, behind, ahead, differ or apart.
 
@@ -145,7 +153,7 @@ def compare(one: list[Call], other: list[Call]) -> tuple[int, int, str]:
     start = next(((at, place[call]) for at, call in enumerate(one) if call in place), None)
     if start is None:
         return 0, 0, "apart" if one and other else ("behind" if other else "ahead" if one else "same")
-    i, j = start
+    i, j = _laid(one, other, *start)
     while i < len(one) and j < len(other) and one[i] == other[j]:
         i += 1
         j += 1
