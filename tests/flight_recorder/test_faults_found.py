@@ -1,11 +1,14 @@
 """Faults that the verdict once had, each with the smallest job that shows it; jobs as in tests/analysis."""
 
+import pathlib
 import typing
 
 import pytest
 
+from bench import _fr_ours
 from outrider_analysis.flight_recorder import verdict
 from outrider_analysis.flight_recorder.verdict import order
+from outrider_simulator import flight_recorder
 from tests.analysis.test_flight_recorder_verdict import Rank, job, judged
 
 WORLD = list(range(8))
@@ -214,3 +217,11 @@ def test_a_ring_that_begins_within_a_batch_of_like_calls_is_no_other_order() -> 
     assert order.compare(cut, whole) == (2, 4, "behind")
     assert order.compare(whole, cut) == (4, 2, "ahead")
     assert order.compare([member, member, after], whole)[2] == "differ"
+
+
+def test_groups_without_a_description_are_not_mistaken_where_a_ring_has_forgotten_one(tmp_path: pathlib.Path) -> None:
+    case = flight_recorder.make(91183, 64)
+    assert (case.truth.fault, case.truth.culprits) == ("killed", (28,))
+    flight_recorder.write(case, tmp_path)
+    answer, _ = _fr_ours.analyze(tmp_path / "dumps", times=True)
+    assert answer["culprits"] == [28]

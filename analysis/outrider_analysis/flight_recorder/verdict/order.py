@@ -19,6 +19,7 @@ from outrider_analysis.flight_recorder.merge import Merged
 
 MATES_MAX: Final = 8
 RING_ASKED: Final = 4
+_UNKNOWN: Final = (2**31, 2**31)  # when a group was made
 LOOK: Final = 12  # calls after a difference among which its end is sought
 
 # Kind of group, send or recv, number, operation, how many places further on in the group the partner is.
@@ -44,6 +45,7 @@ class Orders:
         self._merged = merged
         self._calls: dict[int, list[Call]] = {}
         self._kinds: dict[int, list[str]] = {}
+        self._kinds_counted: dict[int, frozenset[tuple[str, bool]]] = {}
         self._roles: dict[tuple[object, ...], list[int]] | None = None
         self._stages = _stages(merged)
         self._carriers: set[int] | None = set() if self._stages else None
@@ -61,6 +63,26 @@ class Orders:
                 kind = f"group of {size}" if description in digest.UNDESCRIBED else description
                 names[kind] += 1
                 found[slot] = kind if names[kind] == 1 else f"{kind} #{names[kind]}"
+        return found
+
+    def alike(self, rank: int, mate: int) -> bool:
+        """Do the words for groups mean the same on both?
+
+        Those without a description are counted in the order in which they were made. Where a ring has forgotten one of
+        them that order is not known, and the next has its name.
+        """
+        return self._counted(rank) == self._counted(mate)
+
+    def _counted(self, rank: int) -> frozenset[tuple[str, bool]]:
+        found = self._kinds_counted.get(rank)
+        if found is None:
+            groups = zip(self._merged.ranks[rank].groups, self.kinds(rank), strict=True)
+            found = frozenset(
+                (kind, _creation(group)[:2] != _UNKNOWN)
+                for group, kind in groups
+                if group.description in digest.UNDESCRIBED
+            )
+            self._kinds_counted[rank] = found
         return found
 
     def kind(self, group: int) -> str:
@@ -168,7 +190,7 @@ def deviation(orders: Orders, rank: int, mates: list[int]) -> Deviation | None:
     against: Counter[Call] = Counter()
     where: dict[Call, tuple[int, int, int]] = {}
     agreeing = 0
-    for mate in mates[:MATES_MAX]:
+    for mate in [mate for mate in mates[: 8 * MATES_MAX] if orders.alike(rank, mate)][:MATES_MAX]:
         i, j, how = compare(mine, orders.calls(mate))
         if how == "differ":
             theirs = orders.calls(mate)[j]
@@ -199,7 +221,7 @@ def crossing(orders: Orders, rank: int) -> Deviation | None:
     """
     mine = orders.reached(rank)
     votes: Counter[tuple[Call, Call]] = Counter()
-    mates = orders.mates(rank)[: 8 * MATES_MAX]
+    mates = [mate for mate in orders.mates(rank)[: 8 * MATES_MAX] if orders.alike(rank, mate)]
     for mate in mates:
         theirs = orders.reached(mate)
         both = [key for key in mine if key in theirs]
