@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from outrider import vocabulary
@@ -279,6 +279,7 @@ def test_bins_of_any_legal_history_sum_to_the_elapsed_time(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(ALL_MOVES), st.integers(0, 1000)), max_size=20), st.booleans())
+@example([("suspect", 550)], False)
 def test_what_the_core_writes_in_any_world_is_accounted_for_to_the_millisecond(
     moves: list[tuple[str, int]], speaks: bool
 ) -> None:

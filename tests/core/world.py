@@ -328,7 +328,7 @@ class World:
                 break
             self.now = max(self.now, due[0][0])
             self.feed(records.TimerFired(self.now, self.name, due[0][1], self.step or None))
-        self.now = end
+        self.now = max(self.now, end)  # what was done meanwhile may have taken longer: no clock goes back
         return self
 
     # --- the machinery
