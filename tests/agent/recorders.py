@@ -21,7 +21,10 @@ from tests.agent import world
 
 MESH = "dp=2,pp=1,cp=1,tp=2"
 SCRIPT = """
-import http.server, json, os, pathlib, socketserver, sys, threading, time
+import http.server, json, multiprocessing, os, pathlib, socketserver, sys, threading, time
+
+if __name__ != "__main__":
+    time.sleep(600)  # a worker that was spawned
 
 EMPTY = b'{"version": "2.10", "pg_config": {}, "pg_status": {}, "comm_lib_version": ""}'
 
@@ -39,7 +42,7 @@ def write(*pieces, pause=0.4):
 
 def answer():
     third = len(data) // 3
-    if how in ("whole", "itself"):
+    if how in ("whole", "itself", "whole, with workers"):
         write(data, pause=0)
     elif how == "slow":
         write(data[:third], data[third:2 * third], data[2 * third:])
@@ -89,6 +92,10 @@ if how not in ("no pipe", "itself") and not how.startswith("socket"):
         pass
     else:
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+if how.endswith("with workers"):
+    workers = [multiprocessing.get_context(kind).Process(target=time.sleep, args=(600,)) for kind in ("fork", "spawn")]
+    [one.start() for one in workers]
+    (begun.parent / f"workers-{rank}").write_text(json.dumps([one.pid for one in workers]))
 (begun / str(rank)).touch()
 while True:
     time.sleep(0.1)

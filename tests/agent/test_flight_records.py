@@ -247,7 +247,7 @@ def test_ranks_that_a_job_starts_itself_are_found_by_their_environment() -> None
 
 def test_a_note_that_is_damaged_or_of_another_generation_is_said_and_not_believed(tmp_path: Path) -> None:
     place = recorder.Place((f"{tmp_path}/rank_",), f"{tmp_path}/ask_")
-    good = recorder.note(place, (3,), str(tmp_path), 2, 100.0)
+    good = recorder.note(place, (3,), str(tmp_path), 2, 100.0, {"WORLD_SIZE": "4"})
     note = tmp_path / "recorder.json"
     note.write_text(json.dumps(good))
     found = find.noted(str(tmp_path), 2)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from outrider_agent import resident
-from outrider_agent.flight_recorder import ask, find, keep, pool, reader
+from outrider_agent.flight_recorder import ask, family, find, keep, pool, reader
 
 MEMORY_BYTES: Final = 1 << 30
 ASK_SHARE: Final = 0.55  # of the time, for asking; the rest is for reading
@@ -108,12 +108,14 @@ class Collection:
             self.note(f"where torch writes is not known: {error}")
         for text in self.job.notes:
             self.note(text)
+        who = family.Family()
         for spot in self.job.spots[:1]:
-            find.add_below(self.job, [pid for pid in pids.values() if pid], spot.user, spot.since_ns)
+            who = find.add_below(self.job, pids, spot.user, spot.since_ns)
         own = self.job.in_own()
         known = pids or dict.fromkeys(self.job.ranks, 0)  # none is known where the keeper has died with its ranks
-        for number in sorted({*known, *self.job.below, *own})[: find.RANKS_MAX]:
-            self.ranks[number] = Rank(number, self.job.below.get(number) or pids.get(number, 0))
+        for number in sorted({*known, *who.heads, *own})[: find.RANKS_MAX]:
+            pipes = [path for spot in self.job.spots if (path := spot.pipe(number))]
+            self.ranks[number] = Rank(number, who.pid_of(number, pipes) or pids.get(number, 0))
         for rank in self.ranks.values():
             rank.files = {path: spot for spot in self.job.spots for path in spot.dumps(rank.rank)}
             rank.before = {path: keep.stamp(path) for path in rank.files}
@@ -139,7 +141,7 @@ class Collection:
         for rank in self.ranks.values():
             if not rank.pid:
                 continue
-            if find.stopped(rank.pid):
+            if family.stopped(rank.pid):
                 self.note(f"rank {rank.rank} is stopped and was not asked")
             elif self._by_pipe(rank):
                 rank.piped = True

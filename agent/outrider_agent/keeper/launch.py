@@ -69,7 +69,8 @@ def _note_recorder(order: orders.Start, site: Site) -> None:
     os.makedirs(own, exist_ok=True)
     env = environment.of_rank(order, order.ranks[0], site.job, site.node, site.home, site.base_env)
     place = recorder.place(env, order.cwd or os.getcwd())
-    homes.write_whole(site.home.recorder, recorder.note(place, order.ranks, own, order.generation, time.time()))
+    note = recorder.note(place, order.ranks, own, order.generation, time.time(), env)
+    homes.write_whole(site.home.recorder, note)
 
 
 def _start(

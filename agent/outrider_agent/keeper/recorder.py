@@ -86,9 +86,12 @@ def before(found: Place, ranks: Iterable[int]) -> dict[str, int]:
     return written
 
 
-def note(found: Place, ranks: Iterable[int], own: str, generation: int, at: float) -> dict[str, Any]:
+def note(
+    found: Place, ranks: Iterable[int], own: str, generation: int, at: float, env: Mapping[str, str]
+) -> dict[str, Any]:
     """What the keeper leaves for the agent. ``own``: the folder that is this generation's alone; ``at``: Unix seconds,
-    now, before the first of ``ranks`` has begun.
+    now, before the first of ``ranks`` has begun; ``env``: of any of them. What they are told of their world and run
+    cannot be seen from outside in one that was forked, and tells them from ranks that they start themselves.
     """
     return {
         "ranks": list(ranks),
@@ -99,4 +102,6 @@ def note(found: Place, ranks: Iterable[int], own: str, generation: int, at: floa
         "dumps": list(found.dumps),
         "pipes": found.pipes,
         "trouble": found.trouble,
+        "world": env.get("WORLD_SIZE", ""),
+        "run": env.get("TORCHELASTIC_RUN_ID", ""),
     }
