@@ -7,12 +7,13 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import pickle
 import random
 import typing
 
 import pytest
 
-from outrider_analysis.flight_recorder import columns, digest, fitting, merge, model, reading, verdict
+from outrider_analysis.flight_recorder import digest, fitting, merge, model, outline, reading, verdict
 from outrider_cli import main
 from outrider_simulator import flight_recorder
 from tests.flight_recorder import hostile
@@ -237,19 +238,58 @@ def test_columns_and_single_entries_give_the_same_digest(monkeypatch: pytest.Mon
     for seed in range(12):
         dumps += [data for _, data in itertools.islice(flight_recorder.make(seed, 16).dumps(), 4)]
     taken = [0, 0]
-    take = columns.take
+    whole = digest._Rank._whole
 
-    def counted(*given: typing.Any) -> columns.Columns | None:
-        found = take(*given)
+    def counted(rank: digest._Rank) -> outline.Outline | None:
+        found = whole(rank)
         taken[found is None] += 1
         return found
 
     read = [found for data in dumps if isinstance(found := _read(data), reading.Dump)]
-    monkeypatch.setattr(columns, "take", counted)
+    monkeypatch.setattr(digest._Rank, "_whole", counted)
     fast = [digest.Digester().rank(0, dump) for dump in read]
-    monkeypatch.setattr(columns, "take", lambda *given: None)
+    monkeypatch.setattr(digest._Rank, "_whole", lambda rank: None)
     assert fast == [digest.Digester().rank(0, dump) for dump in read]
     assert min(taken) > 4  # both ways were gone
+
+
+def test_ranks_that_made_the_same_calls_share_an_outline_and_have_digests_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = alone = 0
+    find = outline.Outlines.find
+
+    def counted(*given: typing.Any) -> outline.Outline | None:
+        nonlocal shared, alone
+        found = find(*given)
+        shared, alone = shared + (found is not None), alone + (found is None)
+        return found
+
+    monkeypatch.setattr(outline.Outlines, "find", counted)
+    for seed in range(24):
+        together = digest.Digester()
+        for rank, data in itertools.islice(flight_recorder.make(seed, 32).dumps(), 12):
+            dump = _read(data)
+            assert isinstance(dump, reading.Dump)
+            assert together.rank(rank, dump) == digest.Digester().rank(rank, dump)
+    assert shared > 20
+    assert alone > 20
+
+
+def test_an_entry_without_a_number_costs_itself_alone() -> None:
+    whole = pickle.loads(hostile.sound(1)[0])
+    sound = digest.Digester().rank(0, _sound(whole))
+    plain = next(entry for entry in whole["entries"] if entry["state"] == "completed" and not entry["is_p2p"])
+    plain["collective_seq_id"] = None
+    found = digest.Digester().rank(0, _sound(whole))
+    assert found.problems == ("entries: 1 are not in the form of an entry; passed over",)
+    assert found.unfinished_count == sound.unfinished_count
+
+
+def _sound(whole: dict[str, typing.Any]) -> reading.Dump:
+    found = reading.read(pickle.dumps(whole, 2))
+    assert isinstance(found, reading.Dump)
+    return found
 
 
 def _read(data: bytes) -> reading.Dump | reading.Unreadable | None:

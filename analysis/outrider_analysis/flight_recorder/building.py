@@ -1,46 +1,141 @@
-"""A process group while its digest is put together, entry after entry or a whole column at once."""
+"""A process group while its digest is put together, entry after entry or a whole column at once.
+
+What is gathered holds places of entries instead of their times, so that ranks which made the same calls can share it.
+"""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from outrider_analysis.flight_recorder import entries, model, reading
 
-_NO_TIMES: Final = (0, 0, 0)
+NOWHERE: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of each entry, in ns and 0 where there is none; ``items`` are the entries themselves, of the same places."""
+
+    created: Sequence[int]
+    started: Sequence[int]
+    completed: Sequence[int]
+    items: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sends:
+    """Sends to, or recvs from, one peer: the places of all, and of those that are finished."""
+
+    peer: int
+    sends: bool
+    unfinished: int
+    places: Sequence[int]
+    finished: Sequence[int]
+
+    def digest(self, times: Times) -> model.Pair:
+        """With the newest times."""
+        created = max([times.created[at] for at in self.places], default=0)
+        completed = max([times.completed[at] for at in self.finished], default=0)
+        return model.Pair(self.peer, self.sends, len(self.places), self.unfinished, created, completed)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the entries of one group say. ``arrivals``: places of its last collectives, NOWHERE where one is missing."""
+
+    enqueued: int = model.NEVER
+    front: int | None = None  # number of the first unfinished collective
+    oldest: bool = False  # nothing before the front is left
+    p2p: int = 0
+    p2p_seen: bool = False
+    hidden: bool = False
+    first: int = 0
+    window: bytes = b""
+    arrivals: Sequence[int] = ()
+    pairs: Sequence[Sends] = ()
+
+    def counters(self, status: reading.Status | None, gloo: bool) -> tuple[int | None, int | None]:
+        """Enqueued and completed collectives. On gloo, and beside sends and recvs, the status counts those too."""
+        enqueued: int | None = self.enqueued if self.enqueued >= 0 else None
+        counted = status is not None and not gloo and not self.p2p_seen
+        if counted and status is not None:
+            enqueued = max(self.enqueued, status.enqueued)
+            if enqueued == model.NEVER and status.enqueued == model.NEVER:
+                enqueued = 0
+        completed = self.front - 1 if self.front is not None else enqueued
+        if self.oldest and counted and completed is not None and status is not None:
+            completed = min(completed, max(0, status.completed))  # less: the first unfinished one is forgotten
+        return enqueued, completed
+
+    def times(self, times: Times) -> bytes:
+        """Created, completed and time on the device of its last collectives."""
+        arrivals, items = self.arrivals, times.items
+        column = array("q", bytes(model.ARRIVAL_BYTES * len(arrivals)))
+        column[0::3] = array("q", [times.created[at] if at >= 0 else 0 for at in arrivals])
+        column[1::3] = array("q", [times.completed[at] if at >= 0 else 0 for at in arrivals])
+        column[2::3] = array("q", [entries.duration_of(items[at]) if at >= 0 else 0 for at in arrivals])
+        return column.tobytes()
+
+
+EMPTY: Final = Layout()
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A group as this rank names it; ``number`` is its local one, the key into pg_status, empty where it is unknown."""
+
+    slot: int
+    name: str
+    description: str
+    members: str
+    number: str
+
+    def digest(
+        self, layout: Layout, times: Times, status: reading.Status | None, gloo: bool
+    ) -> model.GroupDigest:  # fmt: skip
+        """What is kept of it."""
+        enqueued, completed = layout.counters(status, gloo)
+        return model.GroupDigest(
+            name=self.name,
+            description=self.description,
+            members=self.members,
+            enqueued=enqueued,
+            completed=completed,
+            p2p=layout.p2p,
+            first=layout.first,
+            window=layout.window,
+            arrivals=layout.times(times),
+            pairs=tuple([pair.digest(times) for pair in layout.pairs]),
+            hidden_p2p=layout.hidden,
+            local=int(self.number) if self.number.isdecimal() and len(self.number) < 10 else model.NEVER,
+        )
 
 
 class Group:
-    """What one rank's entries say of one group."""
+    """What one rank's entries say of one group, while they are gone through."""
 
     __slots__ = (
-        *("arrivals", "coalesced", "description", "enqueued", "front", "hidden", "last_p2p", "members", "name"),
-        *("number", "p2p", "p2p_seen", "pairs", "slot", "window"),
+        *("coalesced", "enqueued", "front", "hidden", "last_p2p", "p2p", "p2p_seen"),
+        *("pairs", "places", "slot", "window"),
     )
 
-    def __init__(self, slot: int, name: str, description: str, members: str) -> None:
-        self.slot, self.name, self.description, self.members = slot, name, description, members
-        self.number = ""  # its local number, the key into pg_status
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
         self.enqueued = model.NEVER
-        self.front: int | None = None  # number of the first unfinished collective
+        self.front: int | None = None
         self.p2p = 0
         self.p2p_seen = self.hidden = False
         self.window: dict[int, int] = {}
         self.coalesced: set[int] = set()
-        self.arrivals: dict[int, tuple[int, int, int]] = {}
-        self.pairs: dict[tuple[int, bool], list[int]] = {}  # count, unfinished, created, completed
+        self.places: dict[int, int] = {}  # of collectives, by number
+        self.pairs: dict[tuple[int, bool], tuple[list[int], list[int]]] = {}  # places: all, and finished ones
         self.last_p2p = False
 
-    def collective(self, entry: Mapping[str, Any], seq: int, number: int, batched: bool, finished: bool) -> None:
-        """One entry of a collective, the ``number`` of whose signature is told."""
-        times = (entries.time_of(entry, "time_created_ns"), entries.time_of(entry, "time_discovered_completed_ns"))
-        self.joined(seq, number, batched, finished, entry.get("op_id"), (*times, entries.duration_of(entry)))
-
-    def joined(
-        self, seq: int, number: int, batched: bool, finished: bool, operations: object, times: tuple[int, int, int]
-    ) -> None:
-        """The same, of fields that have been taken out. ``operations``: collectives, sends and recvs so far."""
+    def joined(self, seq: int, number: int, batched: bool, finished: bool, operations: object, at: int) -> None:
+        """One entry of a collective. ``number``: its signature; ``operations``: collectives, sends, recvs so far."""
         self.last_p2p = False
         if seq > self.enqueued:
             self.enqueued = seq
@@ -51,70 +146,54 @@ class Group:
         if not finished:
             self.front = seq if self.front is None else min(self.front, seq)
         self.hidden = type(operations) is int and not self.p2p_seen and operations > seq
-        self.arrivals[seq] = times
+        self.places[seq] = at
 
     def column(
         self, seqs: Sequence[int], numbers: Sequence[int], unfinished: Sequence[int], operations: int,
-        times: Sequence[tuple[int, int, int]],
+        newest: Sequence[int],
     ) -> None:  # fmt: skip
-        """All entries of a group that has neither batches nor sends and recvs; ``times``: of the newest ones."""
+        """All entries of a group that has neither batches nor sends and recvs; ``newest``: the last ones' places."""
         self.enqueued = max(seqs)
         self.window = dict(zip(reversed(seqs), reversed(numbers), strict=True))  # of equal numbers the first counts
         self.front = min(unfinished, default=None)
         self.hidden = operations > seqs[-1]
-        self.arrivals = dict(zip(seqs[len(seqs) - len(times) :], times, strict=True))
+        self.places = dict(zip(seqs[len(seqs) - len(newest) :], newest, strict=True))
 
-    def sent(self, peer: int, sends: bool, seq: int, own: int, finished: bool, times: tuple[int, int]) -> int:
-        """One send or recv, the ``own``th; ``times``: created, completed. How many there were with this peer."""
+    def sent(self, peer: int, sends: bool, seq: int, own: int, finished: bool, at: int) -> int:
+        """One send or recv, the ``own``th. How many there were with this peer."""
         if seq > self.enqueued:
             self.enqueued = seq
         if own > self.p2p:
             self.p2p = own
         self.p2p_seen = self.last_p2p = True
-        pair = self.pairs.setdefault((peer, sends), [0, 0, 0, 0])
-        pair[0] += 1
-        pair[1] += not finished
-        pair[2] = max(pair[2], times[0])
+        places, over = self.pairs.setdefault((peer, sends), ([], []))
+        places.append(at)
         if finished:
-            pair[3] = max(pair[3], times[1])
-        return pair[0]
+            over.append(at)
+        return len(places)
 
-    def digest(self, status: reading.Status | None, gloo: bool) -> model.GroupDigest:
-        """What is kept of it."""
-        enqueued, completed = self._counters(status, gloo)
+    def layout(self) -> Layout:
+        """What has been gathered; nothing is added afterwards."""
         first, window = self._window()
         last = first + len(window) - 1
         newest = range(max(first, last - model.ARRIVALS_MAX + 1), last + 1)
-        arrivals = array("q", [part for seq in newest for part in self.arrivals.get(seq, _NO_TIMES)])
-        return model.GroupDigest(
-            name=self.name,
-            description=self.description,
-            members=self.members,
-            enqueued=enqueued,
-            completed=completed,
+        return Layout(
+            enqueued=self.enqueued,
+            front=self.front,
+            oldest=self.front is not None and self.front == min(self.window),
             p2p=self.p2p,
+            p2p_seen=self.p2p_seen,
+            hidden=self.hidden,
             first=first,
             window=window.tobytes(),
-            arrivals=arrivals.tobytes(),
-            pairs=tuple(model.Pair(peer, sends, *told) for (peer, sends), told in sorted(self.pairs.items())),
-            hidden_p2p=self.hidden,
-            local=int(self.number) if self.number.isdecimal() and len(self.number) < 10 else model.NEVER,
+            arrivals=tuple([self.places.get(seq, NOWHERE) for seq in newest]),
+            pairs=tuple(
+                [
+                    Sends(peer, sends, len(places) - len(over), places, over)
+                    for (peer, sends), (places, over) in sorted(self.pairs.items())
+                ]
+            ),
         )
-
-    def _counters(self, status: reading.Status | None, gloo: bool) -> tuple[int | None, int | None]:
-        """Enqueued and completed collectives. On gloo, and beside sends and recvs, the status counts those too."""
-        enqueued: int | None = self.enqueued if self.enqueued >= 0 else None
-        if status is not None and not gloo and not self.p2p_seen:
-            enqueued = max(self.enqueued, status.enqueued)
-            if enqueued == model.NEVER and status.enqueued == model.NEVER:
-                enqueued = 0
-        completed = self.front - 1 if self.front is not None else enqueued
-        oldest = self.front is not None and self.front == min(self.window)
-        if oldest and completed is not None and status is not None and not gloo and not self.p2p_seen:
-            completed = min(
-                completed, max(0, status.completed)
-            )  # less: the ring has forgotten the first unfinished one
-        return enqueued, completed
 
     def _window(self) -> tuple[int, array[int]]:
         """The newest signatures without a hole between them but zeros."""

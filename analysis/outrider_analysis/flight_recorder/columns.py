@@ -27,75 +27,99 @@ WORD_CHARS_MAX: Final = 256
 _NONE: Final = ((None,),)  # stands for a side without tensors, and differs from a tensor without dimensions
 _FIELDS: Final = itemgetter(
     *("process_group", "collective_seq_id", "p2p_seq_id", "op_id", "state", "retired", "is_p2p"),
-    *("time_created_ns", "time_discovered_started_ns", "time_discovered_completed_ns"),
     *("profiling_name", "input_sizes", "output_sizes", "input_dtypes", "output_dtypes"),
+    *("time_created_ns", "time_discovered_started_ns", "time_discovered_completed_ns"),
 )
 _FIRST: Final = itemgetter(0)
 _BY_RETIRED: Final = itemgetter(2)
 _WHOLE: Final = {int}
 _FLAG: Final = {bool}
-_TEXT: Final = {str}
 _FEW: Final = {0, 1}
 _STATES: Final = {"scheduled", "started", "completed"}
-_TIMES: Final = ({int}, {int, type(None)}, {type(None)})
+_NOTHING: Final = {type(None)}
+_TIMES: Final = ({int}, {int, type(None)})
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One item for each entry. Times are ns, 0 where there is none; ``pairs``: name and description of the group.
+
+    ``words`` is everything else, a column each, not checked yet: two ranks of which they are equal made the same calls.
+    """
+
+    pairs: Sequence[Any]
+    words: tuple[Sequence[Any], ...]
+    created: Sequence[int]
+    started: Sequence[int]
+    completed: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """One item for each entry. Times are ns, 0 where there is none; ``groups`` are pairs of name and description."""
+    """The words, checked. One item for each entry; ``different``: the pairs, each once, in the order they come in."""
 
-    groups: Sequence[tuple[str, str]]
-    different: Sequence[tuple[str, str]]  # of them, each once, in the order in which they come
+    different: Sequence[tuple[str, str]]
     seqs: Sequence[int]
     owns: Sequence[int]  # numbers of sends and recvs
     operations: Sequence[int]
     p2p: Sequence[bool]
     finished: Sequence[bool]
-    created: Sequence[int]
-    started: Sequence[int]
-    completed: Sequence[int]
     known: Sequence[Known]
-    timing: bool
     gloo: bool
 
 
-def take(
-    items: Sequence[Mapping[str, Any]], forms: dict[Any, Known], find: Callable[[Mapping[str, Any]], Known]
-) -> Columns | None:
-    """None where any entry is not whole. ``forms``: what is known by name, sizes and types; ``find`` tells the rest."""
+def split(items: Sequence[Mapping[str, Any]]) -> Told | None:
+    """None where an entry lacks a field, or where a time is none."""
     if not items:
         return None
     try:
-        return _take(items, forms, find)
+        pairs, *words, created, started, completed = zip(*map(_FIELDS, items), strict=True)
+        pairs = pairs if set(map(type, pairs)) == {tuple} else tuple(map(tuple, pairs))
+        times = [stamps for column in (created, started, completed) if (stamps := _times(column)) is not None]
+    except entries.NOT_WHOLE:
+        return None
+    return Told(pairs, tuple(words), *times) if len(times) == 3 else None
+
+
+def check(
+    told: Told,
+    items: Sequence[Mapping[str, Any]],
+    forms: dict[Any, Known],
+    find: Callable[[Mapping[str, Any]], Known],
+) -> Columns | None:
+    """None where any entry is not whole. ``forms``: what is known by name, sizes and types; ``find`` tells the rest."""
+    try:
+        return _check(told, items, forms, find)
     except entries.NOT_WHOLE:
         return None
 
 
-def _take(
-    items: Sequence[Mapping[str, Any]], forms: dict[Any, Known], find: Callable[[Mapping[str, Any]], Known]
+def _check(
+    told: Told,
+    items: Sequence[Mapping[str, Any]],
+    forms: dict[Any, Known],
+    find: Callable[[Mapping[str, Any]], Known],
 ) -> Columns | None:
-    groups, seqs, owns, operations, state, retired, p2p, *moments, names, ins, outs, in_words, out_words = zip(
-        *map(_FIELDS, items), strict=True
-    )
-    groups = groups if set(map(type, groups)) == {tuple} else tuple(map(tuple, groups))
+    seqs, owns, operations, state, retired, p2p, names, ins, outs, in_words, out_words = told.words
     numbers = _are_numbers(seqs) and _are_numbers(owns) and set(map(type, operations)) == _WHOLE
     flags = set(map(type, retired)) == _FLAG and set(map(type, p2p)) == _FLAG and set(state) <= _STATES
-    different = tuple(dict.fromkeys(groups))
-    if not numbers or not flags or set(map(len, different)) != {2} or set(map(type, chain(*different))) != _TEXT:
+    different = tuple(dict.fromkeys(told.pairs))
+    if not numbers or not flags or not all(map(is_pair, different)):
         return None
-    times = [stamps for column in moments if (stamps := _times(column)) is not None]
     forms_of = _forms(names, ins, outs, in_words, out_words)
-    if forms_of is None or len(times) < 3:
+    if forms_of is None:
         return None
     known = _known(forms_of, items, forms, find)
     finished: Sequence[bool] = [word == "completed" for word in state]
     gloo = any(map(_BY_RETIRED, known))
     if gloo:
         finished = [over or (one[2] and gone) for over, one, gone in zip(finished, known, retired, strict=True)]
-    created, started, completed = times
-    return Columns(
-        groups, different, seqs, owns, operations, p2p, finished, created, started, completed, known, any(started), gloo
-    )
+    return Columns(different, seqs, owns, operations, p2p, finished, known, gloo)
+
+
+def is_pair(given: Any) -> bool:
+    """Name and description of a group."""
+    return len(given) == 2 and type(given[0]) is str and type(given[1]) is str
 
 
 def _are_numbers(column: Sequence[Any]) -> bool:
@@ -103,7 +127,10 @@ def _are_numbers(column: Sequence[Any]) -> bool:
 
 
 def _times(column: Sequence[Any]) -> Sequence[int] | None:
-    if set(map(type, column)) not in _TIMES:
+    types = set(map(type, column))
+    if types == _NOTHING:
+        return [0] * len(column)
+    if types not in _TIMES:
         return None
     if None in column:
         column = [stamp or 0 for stamp in column]

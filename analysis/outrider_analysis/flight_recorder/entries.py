@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from outrider_analysis.flight_recorder import model, ranges
+from outrider_analysis.flight_recorder import model, ranges, reading
 
 RECENT: Final = 512  # newest entries looked at
 RECENT_EACH: Final = 16  # and of each group at least so many of the newest
@@ -21,7 +21,9 @@ NOT_WHOLE: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError,
 class Batches:
     """What entries that end a batch of sends and recvs say: by group and number, whether it is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: Mapping[str, reading.Status]) -> None:
+        """``status``: the groups' own counts, by local number."""
+        self.status = status
         self.ends: dict[tuple[str, int], bool] = {}
         self.names: set[str] = set()
         self.newest: dict[str, int] = {}  # number of the newest send or recv
@@ -30,20 +32,37 @@ class Batches:
         self.last: dict[str, int] = {}  # number of the newest collective
         self.done: dict[str, int] = {}  # and of the newest that is over
 
-    def collective_is_over(self, name: str, number: int, enqueued: int, completed: int, before: object = 1) -> bool:
+    def is_over(self, name: str, number: int, entry: Mapping[str, Any]) -> bool:
+        """Is a send or recv over that is not marked so? Members of a batch never are: the entry that ends it is."""
+        told = self.ends.get((name, number))
+        if told is not None or name in self.names:
+            return told is not False
+        status = self._counts(entry)
+        # The newest one reads unfinished and is counted as over: members of batches whose ends are not in the dump.
+        newest = self.newest.get(name) if self.open.get(name) else None
+        return status is not None and status.completed == status.enqueued == newest and number <= status.completed
+
+    def collective_is_over(self, name: str, number: int, entry: Mapping[str, Any]) -> bool:
         """Is a collective over that is not marked so? Members of a batch never are, its end and what follows are.
 
-        ``enqueued`` and ``completed`` are the group's own counts, -1 where they are not known. They count sends and
-        recvs while one of these is the newest, so they are believed only where they fit the entries, or where the
-        group had none ``before``.
+        The group's counts also count sends and recvs while one of these is the newest, so they are believed only where
+        they fit the entries, or where the group had none before.
         """
+        if entry["state"] == "started":
+            return False
         told = self.joint.get((name, number))
         if told is not None:
             return told
         if number < self.done.get(name, -1):
             return True  # one group's collectives end in their order
-        sure = enqueued == self.last.get(name) or before == 0
-        return name not in self.newest and sure and number <= completed <= enqueued
+        status = self._counts(entry)
+        if status is None or name in self.newest:
+            return False
+        sure = status.enqueued == self.last.get(name) or entry.get("p2p_seq_id") == 0
+        return sure and number <= status.completed <= status.enqueued
+
+    def _counts(self, entry: Mapping[str, Any]) -> reading.Status | None:
+        return self.status.get(number_of(entry))
 
     def add(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Entries in their order, all of a group at once."""
@@ -55,8 +74,8 @@ class Batches:
                 if word.endswith(":coalesced") and (p2p or before.get(name)):
                     self.ends[name, number] = over
                     self.names.add(name)
-                elif not p2p:
-                    self._collective(name, entry["collective_seq_id"], over, word.endswith("coalesced"))
+                elif not p2p and type(seq := entry["collective_seq_id"]) is int:
+                    self._collective(name, seq, over, word.endswith("coalesced"))
                 before[name] = p2p
                 if p2p:
                     if self.newest.get(name) == number:
@@ -116,6 +135,12 @@ def stack(entry: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(told)
 
 
+def number_of(entry: Mapping[str, Any]) -> str:
+    """The local number of its group, the key into pg_status; empty where it is none."""
+    number = entry.get("pg_id")
+    return str(number) if type(number) is int and 0 <= number < 2**31 else ""
+
+
 def time_of(entry: Mapping[str, Any], key: str) -> int:
     value: Any = entry.get(key)
     return value if type(value) is int and 0 < value < 2**63 else 0
@@ -123,7 +148,9 @@ def time_of(entry: Mapping[str, Any], key: str) -> int:
 
 def duration_of(entry: Mapping[str, Any]) -> int:
     """Nanoseconds on the device, 0 where they were not measured."""
-    duration: Any = entry.get("duration_ms")
+    if "duration_ms" not in entry:
+        return 0
+    duration: Any = entry["duration_ms"]
     return int(duration * 1e6) if type(duration) in (int, float) and 0 <= duration < 1e9 else 0
 
 
