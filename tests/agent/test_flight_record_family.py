@@ -1,4 +1,4 @@
-"""Which process is taken for a rank: real ones that fork and spawn helpers, as data loaders do, and that launch ranks."""
+"""Which process is taken for a rank: real ones that fork and spawn helpers as data loaders do, or launch ranks."""
 
 import contextlib
 import json

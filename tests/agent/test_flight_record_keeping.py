@@ -85,8 +85,8 @@ def test_a_job_on_a_dead_disk_hides_no_other_jobs_dumps(tmp_path: Path, monkeypa
     dump = tmp_path / "rank_0"
     dump.write_bytes(b"}.")
     place = recorder.Place((f"{tmp_path}/rank_",))
-    known = find.Job([find.Spot(place, os.geteuid(), 0)])
-    jobs = [written.Wanted(job, 1, str(tmp_path), (0,), known) for job in ("dead", "well")]
+    before = written.Seen(find.Job([find.Spot(place, os.geteuid(), 0)]), {}, restless=1)
+    jobs = [written.Wanted(job, 1, str(tmp_path), (0,), before) for job in ("dead", "well")]
     really, thaw = written.look, threading.Event()
     monkeypatch.setattr(written, "look", lambda one: thaw.wait(60) if one.job == "dead" else really(one))
     monkeypatch.setattr(written.Written, "_wanted", lambda _: jobs)
@@ -135,3 +135,87 @@ def test_what_is_no_plain_file_of_the_jobs_is_never_taken(tmp_path: Path) -> Non
     os.utime(tmp_path / "whole", ns=(7, 7))
     assert keep.copy(str(tmp_path / "whole"), into, os.geteuid()).written_ns == 7
     assert os.stat(into).st_mtime_ns == 7, "when it was written is when the dump was taken"
+
+
+class Watched:
+    """Looks at one job whose folder holds ``others`` more files, with what each look has asked the disk for."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, others: int = 0) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for number in range(others):
+            (folder / f"rank_{number + 1_000}").touch()
+        place = recorder.Place((f"{folder}/rank_",))
+        self.known = find.Job([find.Spot(place, os.geteuid(), 0)], str(folder))
+        self.before = written.Seen(None, {})
+        self.asked: list[str] = []
+        stat_of, entries_of = os.stat, os.scandir
+        monkeypatch.setattr(written.find, "noted", lambda *_: self.known)
+        monkeypatch.setattr(os, "stat", lambda path, **how: (self.asked.append(str(path)), stat_of(path, **how))[1])
+        monkeypatch.setattr(os, "scandir", lambda path: (self.asked.append(f"list {path}"), entries_of(path))[1])
+
+    def look(self) -> list[str]:
+        """One look more; what it asked for."""
+        del self.asked[:]
+        self.before = written.look(written.Wanted("j", 1, "", tuple(range(8)), self.before))
+        return list(self.asked)
+
+    def calm(self) -> None:
+        """Look until nothing is on the way any more."""
+        for _ in range(written.RESTLESS_LOOKS + 2):
+            self.look()
+        assert self.before.restless == 0
+
+
+def test_a_calm_folder_costs_one_question_however_much_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(tmp_path / "fr", monkeypatch, others=50)
+    assert len(watched.look()) > 8, "the first look asks for each rank's file"
+    watched.known.own = ""  # a folder of the job's own, where other nodes write too
+    watched.before = written.Seen(None, {})
+    watched.calm()
+    assert watched.look() == [str(watched.folder)]
+
+
+def test_a_new_dump_and_one_that_is_written_anew_are_both_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(tmp_path / "fr", monkeypatch)
+    (watched.folder / "rank_2").write_bytes(b"}.")
+    watched.calm()
+    assert set(watched.before.files) == {2}
+    assert watched.look() == [str(watched.folder), str(watched.folder / "rank_2")]
+    with (watched.folder / "rank_2").open("ab") as file:  # as torch does: the name stays, and so does the folder's time
+        file.write(b"}.")
+    watched.look()
+    assert watched.before.files[2][1].size == 4
+    (watched.folder / "rank_5").write_bytes(b"}.")
+    watched.look()
+    assert set(watched.before.files) == {2, 5}
+    watched.calm()
+    (watched.folder / "rank_5").unlink()
+    watched.look()
+    assert set(watched.before.files) == {2}
+
+
+def test_a_job_where_nothing_changes_is_looked_at_seldom_until_it_is_asked_for_dumps_or_a_rank_ends() -> None:
+    now = [100.0]
+    times: Any = types.SimpleNamespace(monotonic=lambda: now[0], now=lambda: now[0])
+    notice: Any = types.SimpleNamespace(kept=dict)
+    looks = written.Written("n0", Path("/nowhere"), notice, notice, times, lambda: None)
+    calm = written.Seen(find.Job(), {})
+
+    def looked_at(seconds: int, gone: int = 0, seen: written.Seen = calm) -> int:
+        count = 0
+        for _ in range(seconds):
+            now[0] += written.LOOK_S
+            count += looks._is_due(written.Wanted("j", 1, "", (0,), seen, (), gone))
+        return count
+
+    looked_at(60)
+    assert looked_at(80) == 80 / written.SELDOM_S
+    looks.asked("j", 5.0)
+    assert looked_at(3) >= 2
+    looked_at(60)
+    assert looked_at(1, gone=1) == 1
+    looked_at(60, gone=1)
+    assert looked_at(5, gone=1, seen=written.Seen(find.Job(), {}, restless=1)) == 5
