@@ -13,6 +13,7 @@ from outrider_simulator import fake_nvml
 QUICK = readers.Limits(
     warn_s=0.5, act_s=1.5, init_s=20.0, read_s=10.0, retry_s=0.5, retry_s_max=1.0, restart_s=0.1, restart_s_max=0.5
 )
+PATIENT = readers.Limits(warn_s=60.0, act_s=60.0, init_s=60.0, read_s=60.0)  # a busy machine hangs no call
 PATIENCE_S = 60.0
 
 

@@ -3,13 +3,16 @@
 Sends one message for each event; the same one again within a moment is counted and told once more with its count, so a
 storm of corrected errors costs a few messages a second. A set that watches a lost GPU answers at once for ever: then a
 new set is made without it, never more often than once a second, and the lost one is tried again from time to time.
+A set hears what happens after a GPU was registered in it, and nothing before: which GPUs are watched is said once they
+are, and what the old set still holds is taken out of it before it is let go.
 """
 
 from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pynvml as n
@@ -34,7 +37,10 @@ KINDS: Final = {
     0x8000: "recovery-action",
 }
 WANTED: Final = sum(KINDS)
+AT_ONCE_MS: Final = 1
+TAKEN_OUT_MAX: Final = 10_000  # events of a set that is let go
 
+Event = tuple[int, int, int]  # GPU, type and data
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -44,7 +50,10 @@ def run(gpus: dict[int, gpu.Gpu], announcer: announce.Announcer, say: Say) -> No
     storm = Storm(say)
     try:
         while True:
-            watch.renew()
+            if watch.due():
+                for held in watch.renew():
+                    storm.take(*held)
+                say({"watched": watch.watched})
             code, event = watch.wait(storm.wait_ms)
             if event is not None:
                 storm.take(*event)
@@ -67,39 +76,63 @@ class Watch:
         self._stale = True
         self._made_at = 0.0
 
-    def renew(self) -> None:
-        """Make a new set where that is due. It is registered before the old one is let go."""
-        now = time.monotonic()
+    @property
+    def watched(self) -> list[int]:
+        """The GPUs whose events are heard."""
+        return sorted(self._watched.values())
+
+    def due(self) -> bool:
+        """Whether a new set is to be made."""
         missing = len(self._watched) < len(self._gpus)
-        if not (self._stale or (missing and now - self._made_at > ALL_AGAIN_S)):
-            return
-        if now - self._made_at < PAUSE_S and self._set is not None:
+        return self._stale or (missing and time.monotonic() - self._made_at > ALL_AGAIN_S)
+
+    def renew(self) -> Iterator[Event]:
+        """Make a new set, and give what the old one still holds. The new one is registered before the old is let go, so
+        what happens meanwhile may be in both: it is given once.
+        """
+        old, known = self._set, self._watched
+        yield from self._taken_out(old, known)
+        if time.monotonic() - self._made_at < PAUSE_S and old is not None:
             time.sleep(PAUSE_S)
-        old, self._made_at, self._stale = self._set, time.monotonic(), False
+        self._made_at, self._stale, self._watched = time.monotonic(), False, {}
         self._set = self._call(announce.NODE, "nvmlEventSetCreate", n.nvmlEventSetCreate)
-        self._watched = {}
         for number, one in self._gpus.items():
             handle = self._registered(number, one)
             if handle is not None:
                 self._watched[ctypes.cast(handle, ctypes.c_void_p).value or 0] = number
-        if old is not None:
-            self._call(announce.NODE, "nvmlEventSetFree", n.nvmlEventSetFree, old)
+        if old is None:
+            return
+        since = self._taken_out(old, known)
+        yield from since
+        self._call(announce.NODE, "nvmlEventSetFree", n.nvmlEventSetFree, old)
+        yield from (Counter(self._taken_out(self._set, self._watched)) - Counter(since)).elements()
 
-    def wait(self, wait_ms: int) -> tuple[int, tuple[int, int, int] | None]:
-        """The code, and GPU, type and data of an event."""
+    def wait(self, wait_ms: int) -> tuple[int, Event | None]:
+        """The code, and an event."""
         if not self._watched:
             time.sleep(PAUSE_S)
             return TIMEOUT, None
+        code, event = self._next(self._set, self._watched, wait_ms)
+        if code not in (0, TIMEOUT):
+            self._stale = True  # lost, or nothing that a second wait would cure
+        return code, event
+
+    def _taken_out(self, of: Any, known: dict[int, int]) -> list[Event]:
+        """What a set holds now, in order."""
+        taken: list[Event] = []
+        while known and of is not None and len(taken) < TAKEN_OUT_MAX:
+            _, event = self._next(of, known, AT_ONCE_MS)
+            if event is None:
+                break
+            taken.append(event)
+        return taken
+
+    def _next(self, of: Any, known: dict[int, int], wait_ms: int) -> tuple[int, Event | None]:
         try:
-            found = self._announcer.call(
-                announce.NODE, "nvmlEventSetWait_v2", n.nvmlEventSetWait_v2, self._set, wait_ms
-            )
+            found = self._announcer.call(announce.NODE, "nvmlEventSetWait_v2", n.nvmlEventSetWait_v2, of, wait_ms)
         except n.NVMLError as error:
-            code = gpu.code_of(error)
-            if code != TIMEOUT:
-                self._stale = True  # lost, or nothing that a second wait would cure
-            return code, None
-        number = self._watched.get(ctypes.cast(found.device, ctypes.c_void_p).value or 0, announce.NODE)
+            return gpu.code_of(error), None
+        number = known.get(ctypes.cast(found.device, ctypes.c_void_p).value or 0, announce.NODE)
         return 0, (number, int(found.eventType), int(found.eventData))
 
     def _registered(self, number: int, one: gpu.Gpu) -> Any:

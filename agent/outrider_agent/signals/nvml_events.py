@@ -2,8 +2,9 @@
 
 A readings.Signal beside ``Nvml``: it knows the GPUs from there, leaves alone those that are left alone there, and has a
 helper of its own, so that a reading that hangs delays no event and the wait for events delays no reading. ``read``
-takes what has come and does not wait; ``fileno`` can be waited on. The kernel log tells the same Xids with more words;
-this is the faster way, and one more that can fail.
+takes what has come and does not wait; ``fileno`` can be waited on. It is ok once every GPU is registered for events,
+and partial while some are not. The kernel log tells the same Xids with more words; this is the faster way, and one more
+that can fail.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class NvmlEvents:
         self._helper: process.Helper | None = None
         self._dying: list[process.Helper] = []
         self._watches: frozenset[int] = frozenset()
-        self._ready = False
+        self._begun = False  # nvmlInit is done
+        self._watched: frozenset[int] | None = None  # registered for events, None before it says so
         self._count = 0
         self._restarts = -1
         self._failed = 0
@@ -68,13 +70,12 @@ class NvmlEvents:
         if self._helper is not None:
             self._hear(self._helper, events)
         self._count += sum(int(event.evidence["count"]) for event in events)
-        state = "ok" if self._ready else self._silent_state
+        state, error = self._state()
         told = (
             self._counted("nvml_events", self._count),
             self._counted("nvml_event_helper_restarts", max(0, self._restarts)),
         )
         context: Json = {"boot_id": self._boot_id, "simulated": bool(self._source.readers.hello.get("simulated"))}
-        error = "" if state in ("ok", "absent") else self._error or "the GPUs are not known yet"
         duration_s = time.monotonic() - begun
         return readings.Sweep(NAME, self._clock.now(), duration_s, state, told, tuple(events), error, context)
 
@@ -89,11 +90,16 @@ class NvmlEvents:
             if not one.wait(1.0):
                 one.forget()
 
-    @property
-    def _silent_state(self) -> str:
-        """Without a GPU there is nothing to hear."""
+    def _state(self) -> tuple[str, str]:
+        """State and error. Without a GPU there is nothing to hear."""
+        if self._watched is not None:
+            unheard = sorted(frozenset(self._source.readers.roster) - self._watched)
+            deaf = ", ".join(f"gpu{number}" for number in unheard)
+            return ("partial", f"no events are heard of {deaf}") if deaf else ("ok", "")
         none = self._source.readers.init not in (0, None) or self._source.readers.hello.get("roster") == []
-        return "absent" if none and not self._watches else "failed"
+        if none and not self._watches:
+            return "absent", ""
+        return "failed", self._error or "the GPUs are not known yet"
 
     def _start(self, now: float) -> None:
         source = self._source.readers
@@ -114,8 +120,10 @@ class NvmlEvents:
             while len(events) < EVENTS_MAX and (message := helper.hear(0)) is not None:
                 if "kind" in message:
                     events.append(self._event(message))
+                elif "watched" in message:
+                    self._watched, self._error = frozenset(message["watched"]), ""
                 elif message.get("init") == 0:
-                    self._ready, self._error = True, ""
+                    self._begun, self._error = True, "the GPUs are not registered for events yet"
                 else:
                     self._stop(f"NVML answers {message.get('init') or message.get('again')}", at_once=False)
                     return
@@ -130,11 +138,11 @@ class NvmlEvents:
             return
         seconds, call = helper.silent()
         limits = self._source.limits
-        if seconds >= (limits.act_s + WAIT_S if self._ready else limits.init_s):
+        if seconds >= (limits.act_s + WAIT_S if self._begun else limits.init_s):
             self._stop(
                 f"{call.function if call else 'the helper'} has not come back for {seconds:.0f} s", at_once=False
             )
-        elif self._ready:
+        elif self._watched is not None:
             self._failed = 0
 
     def _event(self, message: process.Message) -> readings.Event:
@@ -155,7 +163,7 @@ class NvmlEvents:
         if self._helper is not None:
             self._helper.end()
             self._dying.append(self._helper)
-        self._helper, self._ready = None, False
+        self._helper, self._begun, self._watched = None, False, None
         self._put_off(why)
         if at_once:
             self._start_at = 0.0
