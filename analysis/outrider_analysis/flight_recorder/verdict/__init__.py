@@ -23,6 +23,7 @@ from outrider_analysis.flight_recorder.verdict import (
     rules,
     slow,
     unseen,
+    words,
 )
 from outrider_analysis.flight_recorder.verdict.finding import UNKNOWN, VERDICTS, Finding, Verdict, Where
 from outrider_analysis.flight_recorder.verdict.hints import Hint, HintError, Hints
@@ -187,5 +188,5 @@ def _verdict(case: rules.Case, findings: list[Finding]) -> Verdict:
     heard = len(case.merged.ranks) / max(1, case.merged.world)
     sure = min(NONE * heard, DISMISSED if case.dismissed else NONE)
     merged = revealed.heard(case.merged)
-    note = f"Nothing is stuck: {len(merged.ranks)} ranks were read, and none waits for a rank that does not come."
+    note = words.nothing(len(merged.ranks), merged.world)
     return Verdict(merged, findings, waits, tuple(sorted(blocked)), note, sure)

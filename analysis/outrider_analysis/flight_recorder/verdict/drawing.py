@@ -65,7 +65,10 @@ def limits(judged: Verdict) -> Iterator[str]:
     if any(not group.told for group in merged.groups):
         yield "the members of some groups are guessed from who mentions them"
     if read and not any(rank.taken_ns for rank in read):
-        yield "when the dumps were taken is not known, so a job at work may look like one that stands still"
+        yield (
+            "when the dumps were taken is not known (cp -p keeps their times), so a job at work may look like one that "
+            "stands still"
+        )
     kinds = {item.kind for item in judged.findings}
     if kinds & {"device-stuck", "all-joined-stuck"} and not any(rank.timing for rank in read):
         yield "without TORCH_NCCL_ENABLE_TIMING nothing tells which devices have begun"
@@ -186,18 +189,28 @@ def _net(judged: Verdict) -> _Net:
     roles.update(dict.fromkeys(judged.culprits, "culprit"))
     net = _Net(board, roles)
     blamed = set(judged.culprits)
-    for rank in list(roles):
+    queue = list(roles)
+    for rank in queue:  # and whoever these wait for, though the verdict says nothing of them
         fronts = board.fronts.get(rank)
-        if fronts:
-            net.waits[rank] = fronts[0]
-            if fronts[0] not in net.targets:
-                net.targets[fronts[0]] = _awaited(board, fronts[0], blamed)
-    for targets in net.targets.values():
-        for rank in targets:
-            if rank not in roles:
-                roles[rank] = "other" if rank in judged.merged.ranks else "absent"
+        if not fronts:
+            continue
+        net.waits[rank] = fronts[0]
+        if fronts[0] in net.targets:
+            continue
+        net.targets[fronts[0]] = _awaited(board, fronts[0], blamed)
+        for other in net.targets[fronts[0]]:
+            if other not in roles:
+                roles[other] = _unnamed(judged.merged, board, other)
+                queue.append(other)
     net.near = _near(judged, net)
     return net
+
+
+def _unnamed(merged: Merged, board: boards.Board, rank: int) -> str:
+    """The role of a rank that others wait for and that the verdict does not speak of."""
+    if rank not in merged.ranks:
+        return "absent"
+    return "victim" if board.fronts.get(rank) else "other"
 
 
 def _awaited(board: boards.Board, at: int, blamed: set[int]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from outrider_analysis.flight_recorder.merge import Merged
+from outrider_analysis.flight_recorder.verdict import advice
 from outrider_analysis.flight_recorder.verdict.board import Wait
 
 VERDICTS: Final = (
@@ -99,7 +100,9 @@ class Finding:
             "where": self.where.to_json() if self.where else None,
             "since_ns": self.since_ns or None,
             "victims": len(self.victims),
-            "stack": list(self.stack),
+            "stack": advice.frames(self.stack),
+            "stack_of": advice.stack_of(merged, self),
+            "next": advice.next_step(merged, self),
             "evidence": self.evidence,
             "coords": {str(rank): merged.coords[rank] for rank in self.culprits if rank in merged.coords},
             "sentence": self.sentence,

@@ -93,7 +93,7 @@ def _idle(case: Case, rank: int) -> Finding | None:
         f"{words.named(merged, (rank,)).capitalize()} never called {what}; it waits for nobody, "
         f"and {words.count(list(wait.waiting))} for it there."
     )
-    evidence = [f"has no unfinished operation; {len(waits)} operations wait for it"]
+    evidence = [f"has no unfinished operation; {words.operations(len(waits))} for it"]
     if merged.ranks[rank].stack:
         evidence.append(f"its last call came from {merged.ranks[rank].stack[0]}")
     return cases.told(case, kind, (rank,), CONFIDENCE["idle"], wait, sentence, evidence)

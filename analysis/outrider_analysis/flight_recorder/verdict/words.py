@@ -72,6 +72,11 @@ def count(ranks: Sequence[int]) -> str:
     return f"{len(ranks)} rank{'s' if len(ranks) != 1 else ''} wait{'s' if len(ranks) == 1 else ''}"
 
 
+def operations(number: int) -> str:
+    """``3 operations wait``."""
+    return f"{number} operation{'s wait' if number != 1 else ' waits'}"
+
+
 def verb(ranks: Sequence[int], one: str, many: str) -> str:
     """The verb's form for so many ranks."""
     return one if len(ranks) == 1 else many
@@ -85,3 +90,13 @@ def others(ranks: Sequence[int]) -> str:
 def listed(ranks: Sequence[int]) -> str:
     """``rank 20``, or ``ranks 0-3``."""
     return f"{verb(ranks, 'rank', 'ranks')} {runs(ranks)}"
+
+
+def nothing(read: int, world: int) -> str:
+    """That nobody is stuck, as far as ``read`` of ``world`` ranks tell."""
+    if read < world:
+        return (
+            f"Nothing that was read is stuck, but that is {read} of {world} ranks: none of them waits for a rank that "
+            "does not come."
+        )
+    return f"Nothing is stuck: {read} ranks were read, and none waits for a rank that does not come."
