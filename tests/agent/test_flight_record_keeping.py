@@ -3,18 +3,23 @@ please: links, pipes, devices, folders that are moved away, disks that are full 
 """
 
 import asyncio
+import contextlib
 import os
+import socket
+import tempfile
 import threading
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from outrider import clock
-from outrider_agent.flight_recorder import collect, find, keep, written
+from outrider_agent.flight_recorder import ask, collect, find, keep, room, written
 from outrider_agent.keeper import recorder
+from tests.agent import world
 
 
 def test_the_oldest_captures_go_and_the_newest_never(tmp_path: Path) -> None:
@@ -44,7 +49,7 @@ def test_a_folder_of_somebody_elses_is_not_written_to_and_no_link_is_followed(tm
     secret = tmp_path / "rank_0"
     secret.write_bytes(b"secret.")
     with pytest.raises(keep.NotKept, match="not of the job's"):
-        keep.copy(str(secret), str(tmp_path / "copy"), os.geteuid() + 1)
+        keep.copy(str(secret), str(tmp_path / "copy"), os.geteuid() + 1, room.Room())
     assert not (tmp_path / "copy").exists()
 
 
@@ -77,7 +82,7 @@ def test_what_is_no_plain_file_of_the_jobs_is_not_even_opened(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "open", watched)
     with pytest.raises(keep.NotKept, match="no regular file"):
-        keep.copy(os.devnull, str(tmp_path / "copy"), os.geteuid())
+        keep.copy(os.devnull, str(tmp_path / "copy"), os.geteuid(), room.Room())
     assert not opened, "to open a device, as a watchdog, is to do something to it"
 
 
@@ -106,9 +111,9 @@ def test_a_job_on_a_dead_disk_hides_no_other_jobs_dumps(tmp_path: Path, monkeypa
 
 def test_nothing_is_copied_where_the_disk_has_no_room_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dump").write_bytes(b"}.")
-    monkeypatch.setattr(keep, "ROOM_BYTES_MIN", 1 << 62)
+    monkeypatch.setattr(room, "LEFT_BYTES_MIN", 1 << 62)
     with pytest.raises(keep.NotKept, match="would be left on its disk"):
-        keep.copy(str(tmp_path / "dump"), str(tmp_path / "copy"), os.geteuid())
+        keep.copy(str(tmp_path / "dump"), str(tmp_path / "copy"), os.geteuid(), room.Room())
     assert [path.name for path in tmp_path.iterdir()] == ["dump"]
 
 
@@ -127,13 +132,13 @@ def test_what_is_no_plain_file_of_the_jobs_is_never_taken(tmp_path: Path) -> Non
         "none": "No such file",
     }.items():
         with pytest.raises(keep.NotKept, match=why):
-            keep.copy(str(tmp_path / name), into, os.geteuid())
+            keep.copy(str(tmp_path / name), into, os.geteuid(), room.Room())
     for name in ("empty", "cut"):
         with pytest.raises(keep.NotYet):
-            keep.copy(str(tmp_path / name), into, os.geteuid())
+            keep.copy(str(tmp_path / name), into, os.geteuid(), room.Room())
     assert not Path(into).exists()
     os.utime(tmp_path / "whole", ns=(7, 7))
-    assert keep.copy(str(tmp_path / "whole"), into, os.geteuid()).written_ns == 7
+    assert keep.copy(str(tmp_path / "whole"), into, os.geteuid(), room.Room()).written_ns == 7
     assert os.stat(into).st_mtime_ns == 7, "when it was written is when the dump was taken"
 
 
@@ -219,3 +224,55 @@ def test_a_job_where_nothing_changes_is_looked_at_seldom_until_it_is_asked_for_d
     assert looked_at(1, gone=1) == 1
     looked_at(60, gone=1)
     assert looked_at(5, gone=1, seen=written.Seen(find.Job(), {}, restless=1)) == 5
+
+
+@contextlib.contextmanager
+def answering(folder: Path, body: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """A control socket that answers everything with ``body``; its path, and what it was asked."""
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = str(folder / "0.sock")
+        listener.bind(path)
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    one, _ = listener.accept()
+                    with one, contextlib.suppress(OSError):
+                        asked.append(one.recv(65536))
+                        one.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield path, asked
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_rank_is_not_asked_for_what_there_is_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with world.short_directory() as folder, answering(folder, b"x" * 3_000_000) as (path, asked):
+        into = str(folder / "answer")
+        until = time.monotonic() + 60
+        with monkeypatch.context() as patched:
+            patched.setattr(room, "LEFT_BYTES_MIN", 1 << 62)
+            with pytest.raises(ask.NotAsked, match="not enough room: less than"):
+                ask.by_socket(path, ask.PICKLE, into, until, room.Room())
+        assert not asked
+        space = room.Room(4_000_000)
+        ask.by_socket(path, ask.PICKLE, into, until, space)
+        assert Path(into).stat().st_size == 3_000_000
+        with pytest.raises(ask.NotAsked, match="not enough room: one capture keeps at most"):
+            ask.by_socket(path, ask.PICKLE, into + "2", until, space)
+        assert sorted(each.name for each in folder.iterdir()) == ["0.sock", "answer"]
+        (folder / "dump").write_bytes(b"}." * 400_000)
+        keep.copy(str(folder / "dump"), str(folder / "copy"), os.geteuid(), space)  # what did not come takes no room
+        with pytest.raises(keep.NotKept, match="one capture keeps at most"):
+            keep.copy(str(folder / "dump"), str(folder / "copy2"), os.geteuid(), space)
+
+
+def test_where_the_disk_is_memory_the_machines_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("this machine has no /dev/shm")
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    1024 kB\n")
+    monkeypatch.setattr(room, "MEMORY", tmp_path / "meminfo")
+    with tempfile.TemporaryFile(dir="/dev/shm") as file, pytest.raises(room.NoRoom, match="its disk is memory"):
+        room.check(file.fileno())

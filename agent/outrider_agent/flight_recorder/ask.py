@@ -8,12 +8,16 @@ size is the disk's business. A stopped rank takes both and answers neither.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import stat
 import time
+from collections.abc import Iterator
 from typing import Final
+
+from outrider_agent.flight_recorder import room
 
 PICKLE: Final = "dump_nccl_trace_pickle"
 JSON: Final = "dump_nccl_trace_json"
@@ -58,27 +62,34 @@ def by_pipe(path: str, user: int) -> None:
         raise NotAsked(f"{path}: {error.strerror or error}") from None
 
 
-def by_socket(path: str, handler: str, into: str, until: float) -> None:
-    """Write the answer of ``handler`` to the new file ``into``, until ``time.monotonic()`` is ``until``.
+def by_socket(path: str, handler: str, into: str, until: float, space: room.Room) -> None:
+    """Write the answer of ``handler`` to the new file ``into``, until ``time.monotonic()`` is ``until``, as far as
+    there is ``space``.
 
     Raises NotAsked, and leaves no file then.
     """
-    said = ""
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_left(until))
-            connection.connect(path)
-            said = f"{handler} gave no answer in time"
-            ask = f"POST /handler/{handler} HTTP/1.1\r\nHost: rank\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            connection.sendall(ask.encode())
-            rest = _head(connection, handler, until)
-            _keep(connection, rest, into, until)
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise NotAsked("it has no control socket (torch.distributed is not loaded)") from None
-    except TimeoutError:
-        raise Silent(said or f"{os.path.basename(path)} takes no connection") from None
-    except OSError as error:
-        raise NotAsked(f"{handler}: {error.strerror or error}") from None
+    with _new(into, handler, space) as file:
+        said: list[str] = []
+        try:
+            _converse(path, handler, file, until, space, said)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotAsked("it has no control socket (torch.distributed is not loaded)") from None
+        except TimeoutError:
+            raise Silent("".join(said) or f"{os.path.basename(path)} takes no connection") from None
+        except OSError as error:
+            raise NotAsked(f"{handler}: {error.strerror or error}") from None
+
+
+def _converse(path: str, handler: str, file: _File, until: float, space: room.Room, said: list[str]) -> None:
+    space.take(file.number, 0)  # before the rank makes an answer that nobody could keep
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_left(until))
+        connection.connect(path)
+        said.append(f"{handler} gave no answer in time")
+        ask = f"POST /handler/{handler} HTTP/1.1\r\nHost: rank\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        connection.sendall(ask.encode())
+        rest = _head(connection, handler, until)
+        _keep(connection, rest, file, until, space)
 
 
 def write(descriptor: int, data: bytes) -> None:
@@ -113,20 +124,40 @@ def _head(connection: socket.socket, handler: str, until: float) -> bytes:
     return body
 
 
-def _keep(connection: socket.socket, body: bytes, into: str, until: float) -> None:
-    descriptor = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    whole = False
+class _File:
+    """A new file, which is removed again where it does not become whole."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.taken = 0
+        self.whole = False
+
+
+@contextlib.contextmanager
+def _new(into: str, handler: str, space: room.Room) -> Iterator[_File]:
     try:
-        total, piece = len(body), body or b"-"
-        while piece:
-            if total > ANSWER_BYTES_MAX:
-                raise NotAsked(f"its answer is longer than {ANSWER_BYTES_MAX} bytes")
-            write(descriptor, body)
-            connection.settimeout(_left(until))
-            piece = body = connection.recv(PIECE)
-            total += len(piece)
-        whole = True
+        how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = _File(os.open(into, how, 0o600))
+    except OSError as error:
+        raise NotAsked(f"{handler}: {into}: {error.strerror or error}") from None
+    try:
+        yield file
     finally:
-        os.close(descriptor)
-        if not whole:
+        os.close(file.number)
+        if not file.whole:
             os.unlink(into)
+            space.give(file.taken)
+
+
+def _keep(connection: socket.socket, body: bytes, file: _File, until: float, space: room.Room) -> None:
+    total, piece = len(body), body or b"-"
+    while piece:
+        if total > ANSWER_BYTES_MAX:
+            raise NotAsked(f"its answer is longer than {ANSWER_BYTES_MAX} bytes")
+        space.take(file.number, len(body))
+        file.taken += len(body)
+        write(file.number, body)
+        connection.settimeout(_left(until))
+        piece = body = connection.recv(PIECE)
+        total += len(piece)
+    file.whole = True

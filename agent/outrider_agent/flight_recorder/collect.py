@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from outrider_agent import resident
-from outrider_agent.flight_recorder import ask, family, find, keep, pool, reader
+from outrider_agent.flight_recorder import ask, family, find, keep, pool, reader, room
 
 MEMORY_BYTES: Final = 1 << 30
 ASK_SHARE: Final = 0.55  # of the time, for asking; the rest is for reading
@@ -75,6 +75,7 @@ class Collection:
         self.asking: dict[int, futures.Future[None]] = {}
         self.answers: dict[int, list[str]] = {}
         self.silent: list[int] = []  # ranks whose stacks did not come
+        self.space = room.Room()
 
     def run(self) -> None:
         """All of it; says what is known whenever that is more than before."""
@@ -199,7 +200,7 @@ class Collection:
                 continue
             try:
                 file = f"{into}.answer{end}"
-                ask.by_socket(path, handler, file, self.ask_until - left * (1 - share))
+                ask.by_socket(path, handler, file, self.ask_until - left * (1 - share), self.space)
                 found.append(file)
             except ask.Unknown:
                 continue
@@ -247,7 +248,7 @@ class Collection:
     def _copy(self, rank: Rank, path: str, spot: find.Spot) -> bool:
         into = f"rank_{rank.rank}"
         try:
-            rank.seen[path] = keep.copy(path, into, spot.user)
+            rank.seen[path] = keep.copy(path, into, spot.user, self.space)
         except keep.NotKept as error:
             rank.why = str(error)
             rank.refused = not isinstance(error, keep.NotYet)

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from outrider_agent.flight_recorder import ask
+from outrider_agent.flight_recorder import ask, room
 
 FOLDER: Final = "flight-records"
 CAPTURES_MAX: Final = 8
 BYTES_MAX: Final = 256 << 20  # of all captures but the newest
 DUMP_BYTES_MAX: Final = 64 << 20  # a ring of 2,000 entries with stacks is 1 MB
-ROOM_BYTES_MIN: Final = 128 << 20  # on the disk, before anything is copied there
 _ENDS: Final = (b".", b"}", b"]")  # a pickle and JSON; what is cut off seldom ends so
 
 
@@ -52,14 +51,14 @@ def stamp(path: str) -> Stamp | None:
     return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def copy(path: str, into: str, user: int) -> Stamp:
-    """Copy the dump at ``path`` to ``into`` with its time; which writing it was. Raises NotKept."""
+def copy(path: str, into: str, user: int, space: room.Room) -> Stamp:
+    """Copy the dump at ``path`` to ``into`` with its time, into ``space``; which writing it was. Raises NotKept."""
     part = f"{into}.part"
     try:
         descriptor = _opened(path, user)
         try:
             before = _sound(descriptor, path, user)
-            _write(descriptor, part, before.size)
+            _write(descriptor, part, before.size, space)
             if _sound(descriptor, path, user) != before:
                 raise NotYet("it changed while it was read")
         finally:
@@ -103,21 +102,15 @@ def _sound(descriptor: int, path: str, user: int) -> Stamp:
     return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def _write(source: int, part: str, size: int) -> None:
+def _write(source: int, part: str, size: int, space: room.Room) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        room(descriptor, part, size)
+        space.take(descriptor, size)
         while size > 0 and (piece := os.read(source, min(size, ask.PIECE))):
             ask.write(descriptor, piece)
             size -= len(piece)
     finally:
         os.close(descriptor)
-
-
-def room(descriptor: int, named: object, size: int = 0) -> None:
-    """Raise OSError where ``size`` bytes more would leave too little on the disk that ``descriptor`` is on."""
-    if shutil.disk_usage(descriptor).free < ROOM_BYTES_MIN + size:
-        raise OSError(f"{named}: less than {ROOM_BYTES_MIN >> 20} MiB would be left on its disk")
 
 
 def folder(above: Path, node: str, name: str) -> tuple[str, int]:
@@ -126,7 +119,7 @@ def folder(above: Path, node: str, name: str) -> tuple[str, int]:
     """
     at = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        room(at, above)
+        room.check(at)
         for step in (FOLDER, node):
             at = _below(at, step, above)
         _make_room(at)
