@@ -2,7 +2,7 @@
 
 Before: stacks on SIGUSR2 and on a crash into the rank's log; stacks on STACKS_SIGNAL into a file of their own, for the
 agent; and torch's worker server on the rank's control socket as soon as the job has torch (a C++ thread answers there
-while the main thread is blocked). After an exception: the
+while the main thread is blocked), and beside it the members of its process groups. After an exception: the
 error file in torchelastic's format. Nothing in here may fail a rank: what does not work is said once in the log.
 """
 
@@ -25,9 +25,12 @@ import types
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, Final
 
+from outrider_agent.keeper import rank_groups, recorder
+
 CONTROL_SOCKET: Final = "TORCH_WORKER_SERVER_SOCKET"
 ERROR_FILE: Final = "TORCHELASTIC_ERROR_FILE"
 STACKS_FILE: Final = "OUTRIDER_STACKS"
+GROUPS_FILE: Final = "OUTRIDER_GROUPS"
 # SIGUSR2 may be the script's own (submitit and others save a checkpoint on it), and from outside nobody can see whose
 # handler is in place. No script uses this one, and where a process catches it, this hook made it.
 STACKS_SIGNAL: Final = signal.SIGRTMAX - 6
@@ -44,19 +47,24 @@ def prepare(environ: MutableMapping[str, str]) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         _say(f"stacks cannot be asked for: {error}")
     _answer_the_agent(environ.get(STACKS_FILE, ""))
-    path = environ.get(CONTROL_SOCKET, "")
-    if not path:
-        return
+    path, groups = environ.get(CONTROL_SOCKET, ""), environ.get(GROUPS_FILE, "")
+    rank_groups.forget(groups)
+    pipes = environ.pop(recorder.LATER, "")
 
-    def serve() -> None:
-        # Taken out so that a script which uses torch's worker_main itself does not find its socket taken.
-        environ.pop(CONTROL_SOCKET, None)
-        _serve(path)
+    def begin() -> None:
+        if trouble := recorder.open_pipes(environ, pipes):
+            _say(trouble)
+        if path:
+            # Taken out so that a script which uses torch's worker_main itself does not find its socket taken.
+            environ.pop(CONTROL_SOCKET, None)
+            _serve(path)
+        if groups:
+            _tell_groups(groups)
 
     if "torch.distributed" in sys.modules:
-        serve()
-    else:
-        sys.meta_path.insert(0, _AfterImport("torch.distributed", serve))
+        begin()
+    elif path or groups or pipes:
+        sys.meta_path.insert(0, _AfterImport("torch.distributed", begin))
 
 
 def record(error: BaseException, environ: MutableMapping[str, str]) -> None:
@@ -111,6 +119,13 @@ def _serve(path: str) -> None:
         atexit.register(server.shutdown)
     except Exception as error:  # noqa: BLE001 - a torch without it, or a full disk: the rank goes on
         _say(f"this rank has no control socket: {type(error).__name__}: {error}")
+
+
+def _tell_groups(path: str) -> None:
+    try:
+        rank_groups.watch(path)
+    except (RuntimeError, OSError) as error:
+        _say(f"this rank does not tell the members of its groups: {error}")
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

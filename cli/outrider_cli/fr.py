@@ -76,7 +76,10 @@ def add_to(commands: Any) -> None:
         each.add_argument("--copied", action="store_true", help="the files are copies: their times are not the dumps'")
     for each in (analyze, merge):
         each.add_argument(
-            "--groups", metavar="FILE", help='JSON of groups that dumps do not tell: {name: {"desc", "ranks"}}'
+            "--groups",
+            metavar="FILE",
+            help='JSON of groups that dumps do not tell: {name: {"desc", "ranks"}}; a groups.json beside dumps counts '
+            "without being named",
         )
         each.add_argument("--mesh", metavar="MESH", help="the job's mesh, as dp=2,pp=2,cp=1,tp=2")
         each.add_argument("--world", metavar="N", type=parsing.at_least(1), help="how many ranks the job has")
@@ -215,7 +218,10 @@ def _groups(path: str) -> dict[str, Any]:
     if not isinstance(groups, dict):
         raise errors.CommandError(f"{expected}, not {type(groups).__name__}")
     for name, value in groups.items():
-        if not isinstance(value, dict) or (value.get("ranks") not in ("", "[]", []) and not merge.told_group(value)):
+        each = value if isinstance(value, list) else [value]
+        if not all(
+            isinstance(one, dict) and (one.get("ranks") in ("", "[]", []) or merge.told_group(one)) for one in each
+        ):
             raise errors.CommandError(f'{expected}, and the "ranks" of {_shown(name)!r} are no list of ranks')
     return groups
 

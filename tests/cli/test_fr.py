@@ -128,7 +128,7 @@ def test_gloos_groups_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
     case = json.loads(gzip.decompress((CAMPAIGN / "wrong-dtype.json.gz").read_bytes()))
     for rank, data in case["dumps"].items():
         (tmp_path / f"rank_{rank}").write_bytes(base64.b64decode(data))
-    groups = tmp_path / "groups.json"
+    groups = tmp_path / "told.json"
     groups.write_text(json.dumps(case["groups"]))
     status, document, said = asked(capsys, "analyze", str(tmp_path), "--groups", str(groups))
     assert (status, document["verdict"]) == (1, "dtype-mismatch")
@@ -138,6 +138,39 @@ def test_gloos_groups_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert set(where["ranks"]) & set(document["absent"])
     assert document["notes"] == ["1 file names no rank and looks like no dump; it was passed over"]
     assert document["notes"][0] in said
+
+
+def test_groups_beside_dumps_count_as_those_of_the_option_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = json.loads(gzip.decompress((CAMPAIGN / "wrong-op.json.gz").read_bytes()))
+    dumps = tmp_path / "dumps"
+    dumps.mkdir()
+    for rank, data in case["dumps"].items():
+        (dumps / f"rank_{rank}").write_bytes(base64.b64decode(data))
+        os.utime(dumps / f"rank_{rank}", ns=(0, case["taken_ns"][rank]))
+    told = tmp_path / "told.json"
+    told.write_text(json.dumps(case["groups"]))
+    _, guessed, _ = asked(capsys, "analyze", str(dumps))
+    _, by_option, _ = asked(capsys, "analyze", str(dumps), "--groups", str(told))
+    assert (guessed["culprits"], by_option["culprits"]) == (case["truth"]["culprits"],) * 2
+    assert guessed["confidence"] < 0.7 < by_option["confidence"]
+
+    same = ("verdict", "culprits", "confidence", "where", "victims", "sentence", "notes", "unreadable", "absent")
+    told.rename(dumps / "groups.json")
+    _, beside, _ = asked(capsys, "analyze", str(dumps))
+    assert {key: beside[key] for key in same} == {key: by_option[key] for key in same}
+    named = [str(dumps / f"rank_{rank}") for rank in case["dumps"]]
+    _, beside, _ = asked(capsys, "analyze", *named)
+    assert beside["confidence"] == by_option["confidence"]
+    digest = tmp_path / "digest.json"
+    assert main.main(["fr", "digest", str(dumps), "-o", str(digest)]) == 0
+    _, merged, _ = asked(capsys, "merge", str(digest))
+    assert {key: merged[key] for key in same} == {key: by_option[key] for key in same}
+
+    (dumps / "groups.json").write_text('{"0": {"desc"')
+    _, without, _ = asked(capsys, "analyze", str(dumps))
+    assert {key: without[key] for key in same} == {key: guessed[key] for key in same}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import sys
 import time
 from typing import Any, Final
 
+from outrider_agent.flight_recorder import groups
 from outrider_analysis.flight_recorder import digest, model, reading
 
 PR_SET_PDEATHSIG: Final = 1
@@ -70,7 +71,7 @@ def confine(parent: int, memory_bytes: int) -> None:
 
 
 def _answer(files: list[tuple[str, int]], place: mmap.mmap) -> dict[str, Any]:
-    digester, clock = digest.Digester(), _Clock()
+    digester, beside, clock = digest.Digester(), groups.Beside(), _Clock()
     ranks: list[model.RankDigest] = []
     unreadable: list[tuple[str, str]] = []
     for at, (file, rank) in enumerate(files):
@@ -79,7 +80,7 @@ def _answer(files: list[tuple[str, int]], place: mmap.mmap) -> dict[str, Any]:
         if isinstance(found, str):
             unreadable.append((file, found))
         else:
-            ranks.append(found)
+            ranks.append(beside.fill(file, found, digester))
     node = model.to_json(digester.node(ranks, unreadable))
     return {"node": node, "read_s": clock.read, "digest_s": clock.digest}
 

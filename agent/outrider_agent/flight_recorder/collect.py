@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from outrider_agent import resident
-from outrider_agent.flight_recorder import ask, family, find, keep, pool, reader, room
+from outrider_agent.flight_recorder import ask, family, find, groups, keep, pool, reader, room
+from outrider_analysis.flight_recorder import memberships
 
 MEMORY_BYTES: Final = 1 << 30
 ASK_SHARE: Final = 0.55  # of the time, for asking; the rest is for reading
@@ -89,6 +90,7 @@ class Collection:
         chosen = {rank.rank: rank.copies[0] for rank in self.ranks.values() if rank.copies}
         say(None, chosen, self)
         if chosen:
+            groups.keep(self.plan["control"], self.ranks, self.note)
             reading = reader.Reading({**self.plan, "folder": self.folder}, self.until, self.note, ahead)
             digest, files = reading.all({rank.rank: rank.copies for rank in self.ranks.values()}, self._again)
             self._tidy(files)
@@ -276,7 +278,7 @@ class Collection:
 
     def _tidy(self, files: dict[int, str]) -> None:
         """One file a rank stays, named as torch would."""
-        kept = set(files.values())
+        kept = {*files.values(), memberships.FILE}
         for path in os.listdir():
             if path not in kept:
                 with contextlib.suppress(OSError):

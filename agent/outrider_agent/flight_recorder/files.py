@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from outrider_analysis.flight_recorder import reading
+from outrider_analysis.flight_recorder import memberships, reading
 
 RANK_MAX: Final = 2**20
 HEAD_BYTES: Final = 4096
@@ -53,7 +53,7 @@ def find(paths: Iterable[str]) -> Sources:
             named.append(path)
         else:
             found.unreadable.append((path, "there is no such file"))
-    unique = list(dict.fromkeys([*named, *inside]))
+    unique = [path for path in dict.fromkeys([*named, *inside]) if os.path.basename(path) != memberships.FILE]
     ranks = _ranks([os.path.basename(path) for path in unique])
     told = set(named)
     for path, rank in zip(unique, ranks, strict=True):

@@ -104,6 +104,7 @@ def _ours(order: orders.Start, rank: int, job: str, node: str, home: homes.Home)
         "OUTRIDER_GENERATION": str(order.generation),
         "OUTRIDER_RESUME_FROM": order.resume_path,
         "OUTRIDER_STACKS": str(home.stacks(rank)),
+        "OUTRIDER_GROUPS": str(home.groups(rank)),
         "OUTRIDER_FENCE": os.pathsep.join([str(home.fence), *order.fence]),
     }
 

@@ -60,6 +60,10 @@ class Home:
         """Where ``rank`` writes its stacks when the agent asks by signal."""
         return self.path / "ctl" / f"{rank}.stacks"
 
+    def groups(self, rank: int) -> Path:
+        """Where ``rank`` leaves the members of its process groups (``rank_groups``)."""
+        return self.path / "ctl" / f"{rank}.groups"
+
 
 def of(runtime: Path, job: str) -> Home:
     """The home of the keeper of ``job`` below a node's runtime directory."""

@@ -166,7 +166,7 @@ class _Groups:
     ) -> None:
         self.groups: list[Group] = []
         self._memberships, self._mesh, self._world = memberships, mesh, world
-        self._given = {str(name): told for name, value in given.items() if (told := told_group(value)) is not None}
+        self._given = {str(name): told_groups(value) for name, value in given.items()}
         self._known: dict[tuple[str, str], int] = {}
         self._by_name: dict[str, list[int]] = {}
         self._sets: list[frozenset[int]] = []  # the members of each group, to look ranks up in
@@ -215,14 +215,15 @@ class _Groups:
 
     def add_silent(self) -> None:
         """Groups that were told and that no dump mentions: on gloo those that carry sends and recvs alone."""
-        for name, (description, ranks) in self._given.items():
+        for name, told in self._given.items():
             if name not in self._by_name:
-                self._new(name, description, ranks, True)
+                for description, ranks in told:
+                    self._new(name, description, ranks, True)
 
     def _elsewhere(self, rank: int, name: str, description: str) -> tuple[str, tuple[int, ...]] | None:
-        told = self._given.get(name)
-        if told is not None and rank in told[1]:
-            return told
+        told = [each for each in self._given.get(name, ()) if rank in each[1]]
+        if len(told) == 1:
+            return told[0]
         axes = axes_of(description)
         if description == _DEFAULT and rank < self._world:
             return description, tuple(range(self._world))
@@ -247,6 +248,12 @@ class _Groups:
         axes = [axis for axis, _ in mesh.axes if len({place[axis] for place in coords}) > 1]
         whole = self._spanned(heard[0], axes)
         return whole if 2 * len(heard) > len(whole) else heard
+
+
+def told_groups(value: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Those of one name: one, or a list of several that have no rank in common."""
+    found = (told_group(each) for each in (value if isinstance(value, list) else (value,)))
+    return tuple(each for each in found if each is not None)
 
 
 def told_group(value: Any) -> tuple[str, tuple[int, ...]] | None:

@@ -1,0 +1,173 @@
+"""Members of groups that ranks tell beside their dumps: taken as far as they hold, and never more than that."""
+
+import json
+import random
+import typing
+
+import pytest
+
+from outrider_analysis.flight_recorder import memberships, merge, model, verdict
+from tests.flight_recorder import test_hints
+
+Group = memberships.Group
+
+
+def told(*groups: tuple[str, str, tuple[int, ...]]) -> memberships.Told:
+    return memberships.told(Group(*group) for group in groups)
+
+
+def of_gloo(rank: int, *names: tuple[str, str]) -> model.RankDigest:
+    groups = tuple(model.GroupDigest(name, description, "", 3, 2) for name, description in names)
+    return model.RankDigest(rank, groups, (), 0, b"", 0, 0, 0, gloo=True)
+
+
+def filled(node: model.NodeDigest, known: memberships.Told) -> model.NodeDigest:
+    members = dict(node.memberships)
+    ranks = tuple(memberships.fill(rank, known, members) for rank in node.ranks)
+    return model.NodeDigest(ranks, members, node.signatures, node.unreadable)
+
+
+def test_a_digest_gets_the_members_that_its_dump_does_not_tell_and_the_groups_that_it_never_shows() -> None:
+    known = told(("1", "undefined", (4, 0, 2)), ("7", "mesh_pp", (0, 1)), ("9", "", (1, 2)))
+    members: dict[str, tuple[int, ...]] = {}
+    found = memberships.fill(of_gloo(0, ("1", "undefined"), ("8", "mesh_tp")), known, members)
+    one, other, unshown = found.groups
+    assert (one.name, members[one.members], one.enqueued, one.hidden_p2p) == ("1", (4, 0, 2), 3, False)
+    assert (other.name, other.members) == ("8", "")
+    assert (unshown.name, unshown.description, members[unshown.members]) == ("7", "mesh_pp", (0, 1))
+    assert (unshown.enqueued, unshown.completed, unshown.hidden_p2p) == (None, None, True)
+    assert set(members.values()) == {(4, 0, 2), (0, 1)}
+    again = model.from_json(json.loads(json.dumps(model.to_json(model.NodeDigest((found,), members)))))
+    assert again.ranks == (found,)
+
+
+def test_a_description_is_taken_where_the_dump_has_none() -> None:
+    known = told(("1", "experts", (0, 1)), ("2", "other", (0, 1)))
+    found = memberships.fill(of_gloo(0, ("1", "undefined"), ("2", "mesh_tp")), known, {})
+    assert [group.description for group in found.groups] == ["experts", "mesh_tp"]
+
+
+def test_dumps_that_tell_members_themselves_are_left_alone() -> None:
+    known = told(("1", "", (0, 1)), ("2", "", (0, 5)))
+    of_nccl = model.RankDigest(0, (model.GroupDigest("1", "", "abc", 3, 2),), (), 0, b"", 0, 0, 0)
+    assert memberships.fill(of_nccl, known, {}) is of_nccl
+    of_another = of_gloo(9, ("1", ""))
+    assert memberships.fill(of_another, known, {}) is of_another
+    both = model.RankDigest(0, (model.GroupDigest("1", "", "abc", 3, 2),), (), 0, b"", 0, 0, 0, gloo=True)
+    assert memberships.fill(both, known, {}).groups[0].members == "abc"
+
+
+def test_one_name_may_stand_for_several_groups_and_a_rank_in_two_of_them_is_told_of_neither() -> None:
+    text = memberships.text(
+        [Group("5", "", (0, 1)), Group("5", "", (2, 3)), Group("6", "", (0, 1)), Group("6", "", (1, 2))]
+    )
+    known = memberships.told(memberships.groups(text.encode()))
+    assert [known.of[rank]["5"].ranks for rank in range(4)] == [(0, 1), (0, 1), (2, 3), (2, 3)]
+    assert known.of[0]["6"].ranks == (0, 1)
+    assert "6" not in known.of[1]
+    assert known.of[2]["6"].ranks == (1, 2)
+    merged = merge.merge([model.NodeDigest((of_gloo(0, ("5", "")), of_gloo(3, ("5", ""))))], json.loads(text))
+    assert sorted(group.ranks for group in merged.groups if group.slots) == [(0, 1), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"desc": "a", "ranks": "[0, 1]"},
+        {"desc": "a", "ranks": []},
+        {"desc": "a", "ranks": [0, 0]},
+        {"desc": "a", "ranks": [0, True]},
+        {"desc": "a", "ranks": [-1, 0]},
+        {"desc": "a", "ranks": [0, 2**40]},
+        {"desc": "a", "ranks": [0, 1.0]},
+        {"desc": "a", "ranks": {"0": 1}},
+        {"desc": "a"},
+        [[0, 1]],
+        "0-1",
+        None,
+    ],
+)
+def test_what_is_no_group_costs_itself_alone(value: object) -> None:
+    text = json.dumps({"bad": value, "": {"desc": "", "ranks": [0]}, "x" * 300: {"ranks": [0]}, "1": {"ranks": [0, 1]}})
+    assert memberships.groups(text.encode()) == (Group("1", "", (0, 1)),)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"5", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN'])
+def test_what_tells_of_no_groups_is_said(data: bytes) -> None:
+    with pytest.raises(memberships.NoGroups):
+        memberships.groups(data)
+    with pytest.raises(memberships.NoGroups, match="at most"):
+        memberships.groups(b"{}" + b" " * 100, 50)
+
+
+def test_texts_and_numbers_of_groups_are_bounded() -> None:
+    many = {str(name): {"desc": "d" * 1000, "ranks": [name]} for name in range(memberships.GROUPS_MAX + 10)}
+    found = memberships.groups(json.dumps(many).encode())
+    assert len(found) == memberships.GROUPS_MAX
+    assert {len(group.description) for group in found} == {256}
+    large = {str(name): {"ranks": list(range(name, name + 2**18))} for name in range(12)}
+    held = memberships.groups(json.dumps(large).encode(), 1 << 30)
+    assert sum(len(group.ranks) for group in held) == model.MEMBERS_MAX
+    unshown = memberships.told(Group(str(name), "", (0, 1)) for name in range(1000))
+    assert len(memberships.fill(of_gloo(0), unshown, {}).groups) == memberships.UNSHOWN_MAX
+
+
+def mutated(groups: dict[str, typing.Any], chance: random.Random) -> bytes:
+    """What is told, with some of it otherwise: members, names, forms; and seldom with bytes changed."""
+    made = {name: {"desc": told["desc"], "ranks": list(told["ranks"])} for name, told in groups.items()}
+    for _ in range(chance.randrange(1, 4)):
+        name = chance.choice(sorted(made))
+        ranks = made[name]["ranks"]
+        how = chance.randrange(5)
+        if how == 0:
+            ranks[chance.randrange(len(ranks))] = chance.choice([chance.randrange(20), -1, 2**40, "1", None])
+        elif how == 1:
+            chance.shuffle(ranks)
+        elif how == 2:
+            ranks += chance.sample(range(20), 2)
+        elif how == 3 and len(ranks) > 1:
+            ranks.pop()
+        else:
+            made[str(chance.randrange(40))] = made.pop(name)
+    data = bytearray(json.dumps(made).encode())
+    if chance.random() < 0.3:
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    return bytes(data)
+
+
+def test_groups_that_are_made_up_harm_nothing_and_no_innocent_rank_is_named_with_confidence() -> None:
+    case = test_hints.load("campaign", "wrong-op")
+    node, chance, read = test_hints.digested(case), random.Random(7), 0
+    for _ in range(120):
+        try:
+            known = memberships.told(memberships.groups(mutated(case["groups"], chance)))
+        except memberships.NoGroups:
+            continue
+        read += 1
+        again = model.from_json(json.loads(json.dumps(model.to_json(filled(node, known)))))
+        answer = verdict.judge(merge.merge([again]))
+        assert not answer.culprits or answer.culprits == (7,) or answer.confidence < 0.7, answer.sentence
+    assert read > 60
+
+
+@pytest.mark.parametrize("name", test_hints.CAMPAIGN)
+def test_what_ranks_tell_gives_the_verdict_that_a_file_of_groups_gives(name: str) -> None:
+    case = test_hints.load("campaign", name)
+    node = test_hints.digested(case)
+    beside = filled(node, memberships.told(memberships.groups(json.dumps(case["groups"]).encode())))
+    for hints in (None, test_hints.seen(case)):
+        by_file = verdict.judge(merge.merge([node], case["groups"], None, 16), hints).to_json()
+        by_ranks = verdict.judge(merge.merge([beside], None, None, 16), hints).to_json()
+        same: tuple[str, ...] = ("verdict", "culprits", "confidence", "where", "sentence")
+        assert {key: by_ranks[key] for key in same} == {key: by_file[key] for key in same}
+
+
+def test_a_rank_that_told_nothing_has_the_members_that_its_peers_tell() -> None:
+    case = test_hints.load("campaign", "wrong-op")
+    node = test_hints.digested(case)
+    known = memberships.told(memberships.groups(json.dumps(case["groups"]).encode()))
+    silent: typing.Collection[int] = (7, 3)
+    beside = filled(node, memberships.Told({rank: of for rank, of in known.of.items() if rank not in silent}))
+    answer = verdict.judge(merge.merge([beside], None, None, 16))
+    assert answer.culprits == (7,)
+    assert answer.confidence >= 0.7
