@@ -7,7 +7,8 @@ import shutil
 import time
 from typing import Final, TextIO
 
-REPEAT_S: Final = 10.0  # in a log file: the line comes again this often, and whenever its first word changes
+REPEAT_S: Final = 10.0  # in a log file: a new line comes this often, and whenever its first word changes
+UNCHANGED_S: Final = 300.0  # and one that says what the last one said
 
 
 class ProgressLine:
@@ -18,7 +19,7 @@ class ProgressLine:
         self._live = out.isatty()
         self._shown = ""
         self._printed_at = 0.0
-        self._printed_word = ""
+        self._printed = ""
 
     def show(self, text: str) -> None:
         """Replace the line."""
@@ -28,10 +29,10 @@ class ProgressLine:
                 self._write("\r\x1b[K" + text[:width])
             self._shown = text
             return
-        word = text.partition(" ")[0]
         now = time.monotonic()
-        if word != self._printed_word or now - self._printed_at >= REPEAT_S:
-            self._printed_word, self._printed_at = word, now
+        patience_s = REPEAT_S if text != self._printed else UNCHANGED_S
+        if text.partition(" ")[0] != self._printed.partition(" ")[0] or now - self._printed_at >= patience_s:
+            self._printed, self._printed_at = text, now
             self._write(f"{text}\n")
 
     def say(self, sentence: str) -> None:

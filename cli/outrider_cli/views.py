@@ -204,8 +204,11 @@ def _incident_head(one: Json) -> str:
 def _evidence(rows: Sequence[Json]) -> str:
     if not rows:
         return "evidence: none yet\n"
+    source, kind = (max(least, *(len(row[key]) for row in rows)) for key, least in (("source", 8), ("kind", 12)))
     lines = [
-        _hung(f"{clock(row['at'])}  {row['source']:<8} {row['kind']:<12} ", f"{row['text']} (for {row['for']})")
+        _hung(
+            f"{clock(row['at'])}  {row['source']:<{source}} {row['kind']:<{kind}} ", f"{row['text']} (for {row['for']})"
+        )
         for row in rows
     ]
     return "evidence\n" + "".join(lines)

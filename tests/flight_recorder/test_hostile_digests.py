@@ -227,7 +227,7 @@ def test_a_digest_is_cut_to_the_bytes_that_there_are_and_never_looks_surer() -> 
             assert judged.culprits == whole.culprits
             assert judged.confidence <= whole.confidence
         else:
-            assert any("too much even when cut" in note for note in notes)
+            assert any("too large to be sent" in note for note in notes)
     with pytest.raises(ValueError, match="at least 1024"):
         fitting.fit(node, 100)
 

@@ -71,7 +71,8 @@ def fit(node: model.NodeDigest, bytes_max: int) -> tuple[model.NodeDigest, tuple
     node = _given_up(_shared(node, bytes_max // 2, []), bytes_max, notes)
     if cut:
         least = min(cut.values(), key=lambda keep: (keep.calls, keep.window))
-        notes.append(f"{len(cut)} ranks were cut to fit {bytes_max} bytes: {_words(least)}")
+        whose = "record of 1 rank was" if len(cut) == 1 else f"records of {len(cut)} ranks were"
+        notes.append(f"the {whose} sent {_words(least)}; the dumps that are kept on the node have all")
     return node, tuple(notes)
 
 
@@ -80,7 +81,9 @@ def _size(document: Any) -> int:
 
 
 def _words(keep: _Keep) -> str:
-    return f"the newest {keep.calls} calls and {keep.window} signatures of a group are left"
+    return (
+        f"without the oldest calls (the newest {keep.calls} are there)" if keep.calls else "without the order of calls"
+    )
 
 
 def _cut(rank: model.RankDigest, keep: _Keep) -> model.RankDigest:
@@ -150,7 +153,9 @@ def _shared(node: model.NodeDigest, bytes_max: int, notes: list[str]) -> model.N
             break
         total -= _size(key) + _size(written[kind].pop(key)) + 2
         gone += 1
-    notes.append(f"{gone} memberships and signatures were left out to fit")
+    notes.append(
+        f"{gone} lists of members and descriptions of calls were too large to be sent; the kept dumps have all"
+    )
     kept = model.from_json(written)
     return dataclasses.replace(kept, ranks=node.ranks, unreadable=node.unreadable if total <= bytes_max else ())
 
@@ -171,7 +176,9 @@ def _given_up(node: model.NodeDigest, bytes_max: int, notes: list[str]) -> model
             told.append((f"rank {rank}", "its digest is too large to be sent"))
             total += _size(told[-1]) + 1
     if gone:
-        notes.append(f"the digests of {len(gone)} ranks take too much even when cut: {sorted(gone)[:8]}")
+        notes.append(
+            f"what {len(gone)} ranks recorded is too large to be sent: {sorted(gone)[:8]}; the kept dumps have it"
+        )
     ranks = tuple(rank for rank in node.ranks if rank.rank not in gone)
     unreadable = (*node.unreadable, *told) if total <= bytes_max else ()
     return dataclasses.replace(node, ranks=ranks, unreadable=unreadable)

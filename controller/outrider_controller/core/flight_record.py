@@ -73,11 +73,18 @@ def read(effect: str, result: Mapping[str, Any]) -> records.FlightRecord | None:
         place=place,
         at=at,
         rows=tuple(_text(row) for item in findings for row in _list(item.get("evidence")))[:ROWS_MAX],
-        stack=tuple(_text(frame) for frame in _list(first.get("stack")))[:FRAMES_SHOWN],
+        stack=_stack(first),
         table=_table(given.get("tables")),
         ranks_read=_whole(given.get("ranks_read")),
         alone=_alone(given),
     )
+
+
+def _stack(finding: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of the call alone: where a look saw the rank is told by the look."""
+    if finding.get("stack_of") == "look":
+        return ()
+    return tuple(_text(frame) for frame in _list(finding.get("stack")))[:FRAMES_SHOWN]
 
 
 def kept(job: states.JobState, effect: records.EffectRequested, row: records.EffectDone) -> states.JobState:
