@@ -21,7 +21,7 @@ from tests.agent import world
 
 MESH = "dp=2,pp=1,cp=1,tp=2"
 SCRIPT = """
-import http.server, json, multiprocessing, os, pathlib, socketserver, sys, threading, time
+import http.server, importlib, json, multiprocessing, os, pathlib, socketserver, sys, threading, time
 
 if __name__ != "__main__":
     time.sleep(600)  # a worker that was spawned
@@ -84,6 +84,8 @@ if how == "itself":
     answer()
 if how.startswith("socket"):
     serve()
+sys.path.insert(0, str(begun.parent / "empty"))
+importlib.import_module("torch.distributed")  # at which the hook of a rank lets torch make a pipe; unseen by the keeper
 pipe = os.environ["TORCH_NCCL_DEBUG_INFO_PIPE_FILE"] + f"{rank}.pipe"
 reader = None
 if how not in ("no pipe", "itself") and not how.startswith("socket"):
@@ -136,6 +138,10 @@ class Job:
         self.begun.mkdir(exist_ok=True)
         for path in self.begun.iterdir():
             path.unlink()
+        empty = self.node.state / "empty" / "torch" / "distributed"
+        empty.mkdir(parents=True, exist_ok=True)
+        for path in (empty, empty.parent):
+            (path / "__init__.py").touch()
         words = [sys.executable, str(script), str(self.node.state / "dumps"), str(self.begun), json.dumps(how)]
         ranks = [0] if launcher else [0, 1, 2, 3]
         if launcher:

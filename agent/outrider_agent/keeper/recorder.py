@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ ENTRIES: Final = "2000"
 BUFFER: Final = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 DUMPS: Final = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
 PIPES: Final = "TORCH_NCCL_DEBUG_INFO_PIPE_FILE"
+LATER: Final = "OUTRIDER_RECORDER_PIPES"  # a Python rank is told so, and makes PIPES of it once it has torch
 DYNAMIC: Final = "TORCH_FR_DUMP_DYNAMIC_FILE_NAME"
 ALWAYS: Final = {"TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "TORCH_NCCL_EXTRA_DUMP_ON_EXEC": "1"}
 FOLDER: Final = "fr"
@@ -26,9 +27,11 @@ PREFIX: Final = "rank_"
 PIPE_PREFIX: Final = "ask_"
 # What torch takes where nothing is set: releases of today below the cache, those before late 2025 below /tmp.
 DEFAULTS: Final = ("{cache}/torch/comm_lib_trace_rank_", "/tmp/nccl_trace_rank_")
-# A rank that cannot make its pipe dies of it, and in a container our directory may not exist. Python and torchrun run
-# where we start them; what any other program does with the environment is not known, so it gets no pipe.
+# torch makes the pipe in a thread of its own, where an error ends the process: a rank that cannot make it dies. In a
+# container our directory may not exist. torchrun runs its ranks where we start it, unless they are no Python, and
+# Python sets the variable itself, late (``open_pipes``). What other programs do is not known, so they get no pipe.
 _RUNS_HERE: Final = ("torchrun",)
+_NO_PYTHON: Final = ("--no-python", "--no_python")
 _YES: Final = ("1", "y", "yes", "t", "true")
 
 
@@ -49,9 +52,25 @@ def settings(wanted: Mapping[str, str], words: tuple[str, ...], folder: str, pip
     for names, value in ((BUFFER, ENTRIES), (DUMPS, os.path.join(folder, PREFIX))):
         of_job = next((wanted[name] for name in names if name in wanted), value)
         found |= dict.fromkeys(names, of_job)
-    if command.is_python(words[0]) or os.path.basename(words[0]) in _RUNS_HERE:
-        found[PIPES] = pipes
+    if PIPES not in wanted and not set(words) & set(_NO_PYTHON):
+        if command.is_python(words[0]):
+            found[LATER] = pipes
+        elif os.path.basename(words[0]) in _RUNS_HERE:
+            found[PIPES] = pipes
     return {name: value for name, value in found.items() if name not in wanted}
+
+
+def open_pipes(environ: MutableMapping[str, str], pipes: str) -> str:
+    """Let torch make a pipe in this process, and in those that it starts from now on, which has just loaded torch; what
+    it started before, such as a container, knows of none. What is to be said where that cannot be, else "".
+    """
+    if not pipes or PIPES in environ:
+        return ""
+    above = os.path.dirname(pipes)
+    if not os.access(above, os.W_OK | os.X_OK):
+        return f"{above} cannot be written to, so this rank has no pipe for its flight record"
+    environ[PIPES] = pipes
+    return ""
 
 
 def folder(log_dir: str, node: str, generation: int) -> str:
@@ -64,7 +83,7 @@ def place(env: Mapping[str, str], cwd: str) -> Place:
     given = [env[name] for name in DUMPS if name in env]
     cache = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or "/root", ".cache")
     dumps = given or [text.format(cache=cache) for text in DEFAULTS]
-    pipes = env.get(PIPES, "")
+    pipes = env.get(PIPES, env.get(LATER, ""))
     trouble = ""
     if env.get(DYNAMIC, "").lower() in _YES:
         trouble = f"{DYNAMIC} is set, so torch may write elsewhere"
