@@ -29,27 +29,7 @@ SURE: Final = 0.9
 FAIRLY_SURE: Final = 0.7
 BOLD, RED, YELLOW, DIM = "1", "1;31", "1;33", "2"
 ANSWERS: Final = {"none": BOLD, "unknown": YELLOW, "all-joined-stuck": YELLOW, "straggler": YELLOW}
-STATES: Final = {
-    "finished": "finished",
-    "waits": "waits",
-    "behind": "behind",
-    "not-there": "absent",
-    "no-dump": "no dump",
-}
-NEXT: Final = {
-    "rank-missing": "look at that rank's process, stack and node; the others only wait",
-    "collective-mismatch": "compare the two calls in the code; is there a branch on rank or data?",
-    "size-mismatch": "find where that rank's tensor gets its shape; the others agree",
-    "dtype-mismatch": "find where that rank's tensor gets its type; the others agree",
-    "order-mismatch": "look for a branch on rank or on data before that call",
-    "p2p-missing": "look at that rank's stack: it never made its half of the pair",
-    "p2p-deadlock": "compare the order of its sends and recvs with that of its siblings",
-    "device-stuck": "look at that GPU and its links (Xid, NVLink, ports), not at the code",
-    "all-joined-stuck": "look at the links between these ranks and at the fabric",
-    "straggler": "look at that rank's host and GPU: clocks, power, thermals, its disk",
-    "unknown": "get the dumps that are missing, and the stacks of the candidates",
-}
-
+SAID: Final = ("left no dump", "TORCH_NCCL_ENABLE_TIMING")  # in a limit and in evidence that tells as much
 NO_STACK: Final = "none in its dump; while it lives, py-spy dump --pid PID tells"
 
 Line = tuple[str, str]  # how it is coloured, what it says
@@ -63,21 +43,26 @@ def lines(judged: Verdict, document: Mapping[str, Any], colour: bool = False) ->
 
 
 def _page(judged: Verdict, document: Mapping[str, Any]) -> Iterator[Line]:
-    if not judged.findings:
-        yield from _wrapped(judged.sentence, style=BOLD)
     several = len(judged.findings) > 1
-    if several:
+    if judged.merged.ranks and not judged.findings:
+        yield from _wrapped(judged.sentence, style=BOLD)
+        yield "", ""
+        yield from _verdict("none", judged.confidence)
+    elif several:
         yield from _wrapped(_headline(judged), style=RED if judged.culprits else YELLOW)
     for number, finding in enumerate(judged.findings[:FINDINGS_MAX], start=1):
         if several:
             yield "", ""
         yield from _wrapped(f"{number}. " * several + _capital(finding.sentence), style=ANSWERS.get(finding.kind, RED))
         yield "", ""
-        yield from _finding(judged, document, finding)
-        yield from _table(judged, document["tables"][number - 1])
+        yield from _finding(judged, document, number)
+        yield from _table(document["tables"], number, finding)
     yield from _others(judged)
+    if judged.merged.ranks and len(judged.findings) != 1:
+        yield from _open(judged.findings, document, judged.confidence)
     yield from _chain(judged)
-    yield "", ""
+    if judged.merged.ranks:
+        yield "", ""
     yield from _read(judged, document)
 
 
@@ -90,60 +75,69 @@ def _headline(judged: Verdict) -> str:
     if not named:
         return f"{found} independent problems."
     who = "rank" if len(named) == 1 else "ranks"
-    return f"{found} independent faults: {who} {fr_words.runs(named)}."
+    open_ = sum(not finding.culprits for finding in judged.findings)
+    more = f", and {open_} in which nobody is named" if open_ else ""
+    return f"{found} independent faults: {who} {fr_words.runs(named)}{more}."
 
 
-def _finding(judged: Verdict, document: Mapping[str, Any], finding: Finding) -> Iterator[Line]:
-    yield from _row("verdict", f"{finding.kind}, {_how_sure(finding.confidence)} ({finding.confidence:.2f})")
+def _finding(judged: Verdict, document: Mapping[str, Any], number: int) -> Iterator[Line]:
+    finding, told = judged.findings[number - 1], document["findings"][number - 1]
+    yield from _verdict(finding.kind, finding.confidence)
     names = (("culprit", finding.culprits), ("may be", finding.candidates))
     for label, ranks in names:
         if ranks:
             yield from _row(label, fr_words.ranks(judged.merged, ranks))
     for evidence in finding.evidence[:EVIDENCE_MAX]:
-        told = finding.stack and finding.stack[0] in evidence  # stands below
-        if evidence not in finding.sentence and not told:
+        below = finding.stack and finding.stack[0] in evidence
+        if evidence not in finding.sentence and not below:
             yield from _row("because", evidence)
-    if finding.confidence < SURE:
-        told = any("left no dump" in evidence for evidence in finding.evidence)
-        for reason in document["limits"]:
-            if not (told and "left no dump" in reason):
-                yield from _row("not surer", reason + (" (--groups FILE tells)" if "guessed" in reason else ""))
-    yield from _stack(judged, finding)
-    if finding.kind in NEXT:
-        yield from _row("next", _next(judged, finding))
+    if len(judged.findings) == 1:
+        yield from _open(judged.findings, document, finding.confidence)
+    yield from _stack(judged, finding, told)
+    if told["next"]:
+        yield from _row("next", told["next"])
 
 
-def _next(judged: Verdict, finding: Finding) -> str:
-    heard = set(judged.merged.ranks)
-    if finding.kind == "unknown" and heard.issuperset(finding.candidates):
-        return "look at the stacks of those that may be it, and at what they call"
-    if finding.kind == "rank-missing" and finding.absent:
-        return "see whether that process and its node still live; it wrote nothing"
-    return NEXT[finding.kind]
+def _verdict(kind: str, confidence: float) -> Iterator[Line]:
+    yield from _row("verdict", f"{kind}, {_how_sure(confidence)} ({confidence:.2f})")
+
+
+def _open(findings: Sequence[Finding], document: Mapping[str, Any], confidence: float) -> Iterator[Line]:
+    """What keeps the answer from being surer, as far as it is not told as evidence."""
+    if confidence >= SURE:
+        return
+    if len(findings) > 1:
+        yield "", ""
+    known = " ".join(evidence for finding in findings for evidence in finding.evidence)
+    for reason in document["limits"]:
+        if not any(words in reason and words in known for words in SAID):
+            yield from _row("not surer", reason + (" (--groups FILE tells)" if "guessed" in reason else ""))
 
 
 def _how_sure(confidence: float) -> str:
     return "sure" if confidence >= SURE else "fairly sure" if confidence >= FAIRLY_SURE else "not sure"
 
 
-def _stack(judged: Verdict, finding: Finding) -> Iterator[Line]:
+def _stack(judged: Verdict, finding: Finding, told: Mapping[str, Any]) -> Iterator[Line]:
     """Innermost first, a line each; the end of a path that is too long is what matters."""
     if len(finding.culprits) != 1:
         return
-    if not finding.stack:
+    frames = told["stack"]
+    if not frames:
         read = finding.culprits[0] in judged.merged.ranks
         yield from _row("stack", NO_STACK if read else "it left no dump")
         return
-    label = "stack"
-    for frame in finding.stack[:STACK_MAX]:
+    label = "last call" if told["stack_of"] == "last-call" else "stack"
+    for frame in frames[:STACK_MAX]:
         yield "", f"{label:<{LABEL}} {fr_words.tail(printable(frame), fr_words.WIDTH - LABEL - 1)}"
         label = ""
-    if len(finding.stack) > STACK_MAX:
-        yield from _row("", f"and {len(finding.stack) - STACK_MAX} more (--json)")
+    if len(frames) > STACK_MAX:
+        yield from _row("", f"and {len(frames) - STACK_MAX} more (--json)")
 
 
-def _table(judged: Verdict, table: Mapping[str, Any] | None) -> Iterator[Line]:
+def _table(tables: Sequence[Mapping[str, Any] | None], number: int, finding: Finding) -> Iterator[Line]:
     """Who of the group finished the operation, who waits in it, who is absent."""
+    table = tables[number - 1]
     if table is None:
         return
     yield "", ""
@@ -151,16 +145,20 @@ def _table(judged: Verdict, table: Mapping[str, Any] | None) -> Iterator[Line]:
     if table["from_to"]:
         said = f"First blocked: {table['op']} from rank {table['from_to'][0]} to rank {table['from_to'][1]} in {name}"
     else:
-        said = f"First blocked: {table['op']} number {table['seq']} in {name}, {fr_words.count(table['size'], 'rank')}"
+        said = f"First blocked: {table['op']} {table['seq']} in {name}, {fr_words.count(table['size'], 'rank')}"
+    if table in tables[: number - 1]:
+        yield from _wrapped(f"{said}: as above", style=BOLD)
+        return
     yield from _wrapped(said, style=BOLD)
-    rows = [(STATES[row["state"]], f"{row['count']:,}", row) for row in table["rows"]]
     if not table["from_to"] and not any(row["state"] == "finished" for row in table["rows"]):
         yield "", f"  {'finished':<9} {'0':>6}"
-    for state, count, row in rows:
+    blamed = fr_words.runs(finding.culprits)
+    for row in table["rows"]:
         more = ", ".join(text for text in (row["more"], row["call"] and f"called {row['call']}") if text)
-        text = f"  {state:<9} {count:>6}  {fr_words.shown(row['ranks'])}{fr_words.place(row['coords'])}"
+        ranks = fr_words.shown(row["ranks"])
+        text = f"  {fr_words.STATES[row['state']]:<9} {row['count']:>6,}  {ranks}{fr_words.place(row['coords'])}"
         style = YELLOW if row["state"] in ("not-there", "no-dump", "behind") else ""
-        yield from _wrapped(text + (f": {more}" if more else ""), " " * 20, style)
+        yield from _wrapped(text + (f": {more}" if more else ""), " " * 20, RED if ranks == blamed else style)
 
 
 def _others(judged: Verdict) -> Iterator[Line]:
@@ -185,19 +183,30 @@ def _chain(judged: Verdict) -> Iterator[Line]:
 
 
 def _read(judged: Verdict, document: Mapping[str, Any]) -> Iterator[Line]:
-    merged, unreadable = judged.merged, document["unreadable"]
+    merged = judged.merged
     seconds = sum(document["seconds"].values())
-    yield DIM, f"{len(merged.ranks):,} of {merged.world:,} ranks read in {seconds:.1f} s."
+    if merged.ranks:
+        yield DIM, f"{len(merged.ranks):,} of {merged.world:,} ranks read in {seconds:.1f} s."
     if merged.absent and merged.ranks:
         yield from _wrapped(f"No dump of rank{'s' * (len(merged.absent) > 1)} {fr_words.runs(merged.absent)}.")
-    if unreadable:
-        yield "", f"{fr_words.count(len(unreadable), 'file')} could not be read:"
-    for item in unreadable[:FILES_MAX]:
-        yield from _wrapped(f"  {item['file']}: {item['error']}", "      ")
-    if len(unreadable) > FILES_MAX:
-        yield "", f"  and {len(unreadable) - FILES_MAX} more (--json)"
+    yield from _unreadable(document["unreadable"])
     for note in document["notes"]:
-        yield from _wrapped(f"{note}.")
+        yield from _wrapped(f"Note: {note}{'' if note.endswith(('.', '?')) else '.'}", "      ", YELLOW)
+
+
+def _unreadable(files: Sequence[Mapping[str, str]]) -> Iterator[Line]:
+    """Those of one reason together."""
+    if files:
+        yield "", f"{fr_words.count(len(files), 'file')} could not be read:"
+    reasons: dict[str, list[str]] = {}
+    for item in files:
+        reasons.setdefault(item["error"], []).append(item["file"])
+    for why, names in list(reasons.items())[:FILES_MAX]:
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        yield from _wrapped(f"  {names[0]}{more}: {why}", "      ")
+    left = sum(len(names) for names in list(reasons.values())[FILES_MAX:])
+    if left:
+        yield "", f"  and {left:,} more (--json)"
 
 
 def _row(label: str, text: str) -> Iterator[Line]:

@@ -18,6 +18,7 @@ LEGIBLE_MAX: Final = 12
 RUNS_MAX: Final = 3
 DEPTH_MAX: Final = 8  # levels that are indented
 STEP: Final = 3
+ROLES: Final = ("culprit", "candidate", "absent", "victim", "other")
 WORDS: Final = {"culprit": "CULPRIT", "candidate": "may be it", "absent": "no dump", "other": "waits for nobody"}
 
 Node = Mapping[str, Any]
@@ -53,12 +54,17 @@ def _below(graph: Mapping[str, Any], nodes: Mapping[int, Node]) -> dict[int | No
         if near is None or mine is None or near >= mine:
             continue
         known = parents.get(edge["from"])
-        if known is None or near < (nodes[known]["distance"] or 0):
+        if known is None or _nearness(nodes[edge["to"]]) < _nearness(nodes[known]):
             parents[edge["from"]] = edge["to"]
     found: dict[int | None, list[Node]] = {}
     for node in sorted(nodes.values(), key=lambda one: one["distance"] if one["distance"] is not None else far):
         found.setdefault(parents.get(node["rank"]), []).append(node)
     return found
+
+
+def _nearness(node: Node) -> tuple[int, int]:
+    """Of several at one distance, whoever is to blame comes first."""
+    return node["distance"], ROLES.index(node["role"])
 
 
 def _walk(below: Mapping[int | None, list[Node]]) -> Iterator[tuple[int, Node]]:
@@ -79,14 +85,26 @@ def _line(node: Node, depth: int) -> str:
     if node["role"] in ("culprit", "candidate") and node["dump"] == "absent":
         word += ", no dump"
     indent = " " * (2 + STEP * min(depth - 1, DEPTH_MAX)) if depth else ""
-    parts = [f"{indent}{'<- ' if depth else ''}{who}", word, _wait(node["waits_in"])]
-    text = "  ".join(part for part in parts if part)
+    start = "  ".join(part for part in (f"{indent}{'<- ' if depth else ''}{who}", word) if part)
+    texts = [f"{start}  {wait}" if wait else start for wait in _waits(node["waits_in"])]
+    text = next((text for text in texts if len(text) <= fr_words.WIDTH), texts[-1])
     return text if len(text) <= fr_words.WIDTH else f"{text[: fr_words.WIDTH - 3]}..."
 
 
-def _wait(told: Mapping[str, Any] | None) -> str:
+def _waits(told: Mapping[str, Any] | None) -> list[str]:
+    """What a node waits in, from the longest words to the shortest: where the group's name takes too much, its axis."""
     if told is None:
-        return ""
+        return [""]
+    found = [_wait(told)]
+    kinds = told.get("kinds") or []
+    if len(kinds) == 1 and told["group"] is not None and kinds[0] != told["description"]:
+        found.append(_wait(dict(told, description=kinds[0])))
+    if told["op"] is not None:
+        found.append(_wait(dict(told, description="")).removeprefix("in ").partition(", ")[2])
+    return found
+
+
+def _wait(told: Mapping[str, Any]) -> str:
     name = fr_words.group(told)
     if told["op"] is None:
         return f"in {name}"

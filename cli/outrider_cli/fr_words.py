@@ -15,6 +15,14 @@ AXES: Final = ("dp", "pp", "cp", "tp")
 NAME_MAX: Final = 32
 HASH: Final = re.compile("[0-9a-f]{20,}")
 HASH_MAX: Final = 10  # digits of it that are shown
+# Words for where a rank of a group is in the operation that blocked first.
+STATES: Final = {
+    "finished": "finished",
+    "waits": "waits",
+    "behind": "behind",
+    "not-there": "absent",
+    "no-dump": "no dump",
+}
 ONE_BY_ONE_MAX: Final = 3  # ranks whose coordinates are written out one by one
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from outrider_cli import fr_words
+
 BECAUSE_MAX: Final = 6
 FRAMES_MAX: Final = 8
 EDGES_MAX: Final = 8
@@ -52,38 +54,43 @@ def _finding(finding: Json) -> Iterator[tuple[str, str]]:
     stack = _texts(finding.get("stack"))
     if stack:
         more = " < ..." if len(stack) > FRAMES_MAX else ""
-        yield "stack", " < ".join(stack[:FRAMES_MAX]) + more
+        label = "last call" if finding.get("stack_of") == "last-call" else "stack"
+        yield label, " < ".join(stack[:FRAMES_MAX]) + more
+    if finding.get("next"):
+        yield "next", str(finding["next"])
 
 
 def _table(table: Json) -> Iterator[tuple[str, str]]:
-    described = table.get("description")
-    named = described if described not in (None, "", "undefined") else f"group {table.get('group')}"
     pair = table.get("from_to")
     between = f" from rank {pair[0]} to rank {pair[1]}" if isinstance(pair, Sequence) and len(pair) == 2 else ""
-    yield "group", f"{named}, {table.get('size')} ranks: {table.get('op')}{between}, number {table.get('seq')}"
+    what = f"{table.get('op')}{between}" if between else f"{table.get('op')} number {table.get('seq')}"
+    yield "blocked", f"{what} in {fr_words.group(table)}, {table.get('size')} ranks"
     for row in _objects(table.get("rows")):
-        more = f", {row['more']}" if row.get("more") else ""
-        yield "", f"{str(row.get('state')).replace('-', ' ')}: rank {row.get('ranks')}{_place(row.get('coords'))}{more}"
+        state = fr_words.STATES.get(str(row.get("state")), str(row.get("state")))
+        said = [str(row["more"])] if row.get("more") else []
+        said += [f"called {row['call']}"] if row.get("call") else []
+        who = f"rank{'s' if row.get('count') != 1 else ''} {row.get('ranks')}{_place(row.get('coords'))}"
+        yield "", f"{state}: {', '.join([who, *said])}"
 
 
 def _waits(graph: Json) -> Iterator[tuple[str, str]]:
     """The edges nearest to the culprits first, as the drawing has them."""
-    names = {node.get("rank"): str(node.get("ranks")) for node in _objects(graph.get("nodes"))}
+    names = {node.get("rank"): _who(node) for node in _objects(graph.get("nodes"))}
     edges = _objects(graph.get("edges"))
     for edge in edges[:EDGES_MAX]:
-        start, end = (names.get(edge.get(key), str(edge.get(key))) for key in ("from", "to"))
-        what = " of ".join(str(edge[key]) for key in ("op", "description") if edge.get(key))
-        yield "waits", f"rank {start} for rank {end}" + (f" ({what})" if what else "")
+        start, end = (names.get(edge.get(key), f"rank {edge.get(key)}") for key in ("from", "to"))
+        what = " in ".join([str(edge["op"])] * bool(edge.get("op")) + [fr_words.group(edge)] * bool(edge.get("group")))
+        yield "waits", f"{start} for {end}" + (f" ({what})" if what else "")
     if len(edges) > EDGES_MAX:
         yield "", f"and {len(edges) - EDGES_MAX} more (--json has all)"
 
 
+def _who(node: Json) -> str:
+    return f"rank{'s' if node.get('count', 1) != 1 else ''} {node.get('ranks')}"
+
+
 def _place(coords: Any) -> str:
-    return (
-        f" ({', '.join(f'{axis}={at}' for axis, at in coords.items())})"
-        if isinstance(coords, Mapping) and coords
-        else ""
-    )
+    return fr_words.place(coords) if isinstance(coords, Mapping) else ""
 
 
 def _objects(value: Any) -> list[Json]:

@@ -118,6 +118,32 @@ def test_a_record_that_agrees_stands_in_the_evidence_and_makes_the_diagnosis_sur
     assert any("train.py:40" in text for text in texts)
 
 
+def test_a_table_tells_what_each_of_two_sides_called_and_a_group_without_a_description_by_its_name() -> None:
+    result = recorded.verdict("size-mismatch", 2)
+    row: dict[str, Any] = {"state": "waits", "more": "", "coords": {}}
+    rows = [row | {"ranks": "0-1,3", "call": "all_reduce [16]"}, row | {"ranks": "2", "call": "all_reduce [8]"}]
+    result["tables"] = [result["tables"][0] | {"description": "undefined", "rows": rows}]
+    found = flight_record.read("effect", {flight_record.KEY: result})
+    assert found is not None
+    (line,) = found.table
+    assert line.startswith("all_reduce number 41 of group 7 (4 ranks); waits: rank 0-1,3, called all_reduce [16]; ")
+    assert line.endswith("; waits: rank 2, called all_reduce [8]")
+    rows = [row | {"state": "not-there", "ranks": "4"}]
+    result["tables"] = [result["tables"][0] | {"op": "send", "seq": 9, "from_to": [4, 0], "rows": rows}]
+    found = flight_record.read("effect", {flight_record.KEY: result})
+    assert found is not None
+    assert found.table == ("send from rank 4 to rank 0 in group 7 (4 ranks); absent: rank 4",)
+
+
+def test_a_stack_that_a_look_told_is_no_evidence_of_the_record_again() -> None:
+    result = recorded.verdict("rank-missing", 2)
+    for of, shown in (("last-call", True), ("look", False)):
+        result["findings"][0]["stack_of"] = of
+        found = flight_record.read("effect", {flight_record.KEY: result})
+        assert found is not None
+        assert bool(found.stack) is shown
+
+
 def test_two_looks_have_to_agree_on_the_operation_before_a_record_ends_anything() -> None:
     world = hang_all(training())
     world.recorded = recorded.verdict("device-stuck", 2)

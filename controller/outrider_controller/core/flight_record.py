@@ -42,6 +42,7 @@ _KIND_OF: Final = {
     "all-joined-stuck": _NOBODY,
 }
 _NOT_SEEN: Final = "could-not-look"
+_STATES: Final = {"not-there": "absent", "no-dump": "no dump"}  # in the words of `outrider fr`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,13 +259,18 @@ def _table(tables: Any) -> tuple[str, ...]:
     first = next(iter(_list(tables)), None)
     if not isinstance(first, Mapping):
         return ()
-    named = _text(first.get("description")) or _text(first.get("group"))
-    head = f"{_text(first.get('op'))} number {first.get('seq')} of {named} ({first.get('size')} ranks)"
+    described = _text(first.get("description"))
+    named = described if described not in ("", "undefined") else f"group {_text(first.get('group'))}"
+    pair = _ranks(first.get("from_to"))
+    what = f"from rank {pair[0]} to rank {pair[1]} in" if len(pair) == 2 else f"number {first.get('seq')} of"
+    head = f"{_text(first.get('op'))} {what} {named} ({first.get('size')} ranks)"
     lines = []
     for row in _list(first.get("rows"))[:ROWS_MAX]:
         if isinstance(row, Mapping):
-            more = f", {_text(row.get('more'))}" if row.get("more") else ""
-            lines.append(f"{_text(row.get('state')).replace('-', ' ')}: rank {_text(row.get('ranks'))}{more}")
+            said = [_text(row.get("more"))] * bool(row.get("more"))
+            said += [f"called {_text(row.get('call'))}"] * bool(row.get("call"))
+            state, who = _text(row.get("state")), f"rank {_text(row.get('ranks'))}"
+            lines.append(f"{_STATES.get(state, state)}: {', '.join([who, *said])}")
     return (f"{head}; {'; '.join(lines)}"[:TEXT_CHARS_MAX],) if lines else ()
 
 
