@@ -107,7 +107,10 @@ def digest_dumps(options: argparse.Namespace) -> int:
     for file, why in node.unreadable:
         print(f"{_shown(file)}: {_shown(why)}", file=sys.stderr)
     if not node.ranks:
-        raise errors.CommandError("none of the dumps could be read; no digest was written")
+        raise errors.CommandError(
+            f"no dump could be read in {', '.join(options.paths)}; their names end with the rank, as in rank_5; "
+            "no digest was written"
+        )
     _write(options.output, json.dumps(model.to_json(node), separators=(",", ":")))
     return vocabulary.EXIT_DONE
 
@@ -157,7 +160,9 @@ def _read_digests(given: Sequence[str]) -> tuple[list[Any], list[tuple[str, str]
         try:
             node = model.from_json(_bounded_json(path), known)
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            unreadable.append((path, f"no digest, or one that was cut off; of dumps make one with fr digest ({error})"))
+            unreadable.append(
+                (path, f"no digest, or one that was cut off; `outrider fr digest` makes one of dumps ({error})")
+            )
             continue
         except (OSError, ValueError, RecursionError) as error:
             unreadable.append((path, error.strerror or str(error) if isinstance(error, OSError) else str(error)))
@@ -277,6 +282,8 @@ def _judged(
     document["notes"] = [*notes, *merged.problems]
     if not document["ranks_read"]:
         document["verdict"], document["confidence"] = "unknown", 0.0
+        document["sentence"] = f"No {_what(options)} could be read."
+        document["notes"] += _hints(options, document)
     if options.json:
         print(json.dumps(document))
         for note in document["notes"]:
@@ -284,8 +291,22 @@ def _judged(
     else:
         print("\n".join(fr_answer.lines(judged, document, _colours())))
     if not document["ranks_read"]:
-        raise errors.CommandError("no dump could be read" if options.action == "analyze" else "no digest could be read")
+        raise errors.CommandError(f"no {_what(options)} could be read")
     return vocabulary.EXIT_DONE if document["verdict"] == "none" else vocabulary.EXIT_PROBLEM
+
+
+def _what(options: argparse.Namespace) -> str:
+    return "digest" if options.action == "merge" else "dump"
+
+
+def _hints(options: argparse.Namespace, document: dict[str, Any]) -> Iterator[str]:
+    """Where nothing could be read: what was expected."""
+    if not document["unreadable"] and not document["notes"]:
+        yield f"there is no {_what(options)} in {', '.join(options.paths)}"
+    if options.action == "merge":
+        yield "a digest is what `outrider fr digest DUMPS -o FILE.json` writes; in a folder, names end with .json"
+    else:
+        yield "the name of a dump ends with its rank, as in rank_5; digests are read by `outrider fr merge`"
 
 
 def _colours() -> bool:

@@ -70,7 +70,19 @@ def test_a_job_at_rest_is_no_problem_and_no_dump_is_one(tmp_path: Path, capsys: 
         status, document, said = asked(capsys, "analyze", nothing)
         assert (status, document["verdict"], document["ranks_read"]) == (2, "unknown", 0)
         assert "no dump could be read" in said
+        assert any("as in rank_5" in note for note in document["notes"]), "what was expected is said"
     assert document["unreadable"] == [{"file": str(tmp_path / "gone"), "error": "there is no such file"}]
+
+
+def test_without_any_digest_it_speaks_of_digests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, document, said = asked(capsys, "merge", str(tmp_path))
+    assert (status, document["sentence"], document["ranks_read"]) == (2, "No digest could be read.", 0)
+    assert document["notes"][0] == f"there is no digest in {tmp_path}"
+    assert "dump could be read" not in json.dumps(document) + said
+    assert main.main(["fr", "merge", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert f"Note: there is no digest in {tmp_path}." in " ".join(printed.out.split())
+    assert "no digest could be read" in printed.err
 
 
 def test_digests_of_nodes_give_the_answer_that_their_dumps_give(
@@ -209,7 +221,7 @@ def test_a_digest_and_a_dump_that_are_taken_for_each_other_are_told(
     assert "`outrider fr merge` judges those" in document["unreadable"][0]["error"]
     status, document, _ = asked(capsys, "merge", str(dumps / "rank_0"))
     assert (status, document["ranks_read"]) == (2, 0)
-    assert "of dumps make one with fr digest" in document["unreadable"][0]["error"]
+    assert "`outrider fr digest` makes one of dumps" in document["unreadable"][0]["error"]
 
 
 @pytest.mark.parametrize(
