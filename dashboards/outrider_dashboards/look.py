@@ -164,7 +164,8 @@ _RECORDS: Final = """
 .o .limits h2:not(:first-child),.o h2.next{margin-top:.8rem}
 .o .root{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:.6rem 2rem}
 @media(max-width:900px){.o .root{grid-template-columns:minmax(0,1fr)}}
-.o table.members td.name{color:var(--ink)}
+.o table.members td.name{color:var(--ink)}.o table.members b{font-weight:500}
+.o table.members tr.culprit b{font-weight:650;color:var(--bad)}
 .o .role{display:inline-block;font-style:normal;margin-right:.4em;color:var(--ink)}
 .o .role.culprit{color:var(--bad)}.o .role.candidate{color:var(--warn)}
 .o .net-room{margin-top:.5rem;max-height:86vh;overflow:auto}
@@ -188,5 +189,5 @@ _RECORDS: Final = """
 .o .net-list .box{border-left:4px solid var(--line);padding:.15rem 0 .15rem .6rem;margin:.3rem 0;font-size:.86rem}
 .o .net-list .culprit{border-left:5px solid var(--bad)}.o .net-list .culprit b{color:var(--bad)}
 .o .net-list .candidate{border-left:5px dashed var(--warn)}.o .net-list .absent{border-left:4px dotted var(--soft)}
-@media(max-width:760px){.o .net-room{display:none}.o .net-list{display:block}}
+@media(max-width:760px){.o .net-room,.o .legend .dashed{display:none}.o .net-list{display:block}}
 """

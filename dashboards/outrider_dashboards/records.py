@@ -35,6 +35,7 @@ VERDICTS: Final = {
     "unknown": ("Not decided", "?", "warn"),
 }
 OTHER: Final = ("Verdict", "◆", "warn")
+SEVERAL: Final = ("Several faults", "▲", "bad")
 HANGS: Final = ("rank-hung", "rank-stopped", "job-stalled")
 
 
@@ -51,6 +52,8 @@ def hangs(picture: looking.Picture) -> list[Json]:
 
 def state(found: Json) -> tuple[str, str, str]:
     """Word, shape and tone of a verdict."""
+    if len(rows(found.get("findings"))) > 1 and found.get("culprits"):
+        return SEVERAL
     return VERDICTS.get(str(found.get("verdict")), OTHER)
 
 
@@ -111,15 +114,20 @@ def group(told: Mapping[str, Any]) -> str:
 
 
 def operation(told: Mapping[str, Any]) -> str:
-    """``all_reduce 41 of mesh_dp``, or ``send 0 → 4 in mesh_pp``."""
+    """``all_reduce 41 in mesh_dp``, or ``send 0 → 4 in mesh_pp``."""
+    op, name = operation_and_group(told)
+    return f"{op} in {name}" if op else f"in {name}"
+
+
+def operation_and_group(told: Mapping[str, Any]) -> tuple[str, str]:
+    """``all_reduce 41`` and ``mesh_dp``; the first is empty where several operations are one."""
     op, pair = told.get("op"), told.get("from_to")
-    name = group(told)
     if op is None:
-        return f"in {name}"
+        return "", group(told)
     if isinstance(pair, list) and len(pair) == 2:
-        return f"{op} {pair[0]} → {pair[1]} in {name}"
+        return f"{op} {pair[0]} → {pair[1]}", group(told)
     number = f" {told['seq']}" if told.get("seq") is not None and told.get("operations", 1) == 1 else ""
-    return f"{op}{number} of {name}"
+    return f"{op}{number}", group(told)
 
 
 def coords(told: Any) -> str:

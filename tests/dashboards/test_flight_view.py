@@ -1,6 +1,7 @@
 """What the view of the flight recorder says of every kind of hang, run as Streamlit runs it, without a browser."""
 
 import copy
+import html
 from typing import Any
 
 import pytest
@@ -79,9 +80,42 @@ def test_independent_roots_each_have_their_part(view: Any, answers: Answers) -> 
     record["findings"].append(other)
     record["tables"].append(record["tables"][0])
     answers.give(verdicts.status(), report=report(incidents=[verdicts.hang(record)]))
+    record["culprits"] = [5, 15]
     text = view().text
-    for words in ("Independent root 1: rank-missing", "Independent root 2: rank-missing", "Rank 15 is another one."):
+    for words in ("Fault 1: rank-missing", "Fault 2: rank-missing", "Rank 15 is another one.", record["sentence"]):
         assert words in text, words
+    answers.give(verdicts.status(), report=report(incidents=[verdicts.hang(record)]))
+    text = view().text
+    assert "2 independent faults: ranks 5, 15." in text
+    record["findings"][1] |= {"culprits": [], "verdict": "unknown"}
+    record["culprits"] = [5]
+    answers.give(verdicts.status(), report=report(incidents=[verdicts.hang(record)]))
+    text = view().text
+    assert "2 independent faults: rank 5, and 1 in which nobody is named." in text
+    assert "rank-missing + unknown" in text
+
+
+def test_a_culprit_stands_out_in_the_table_and_its_stack_says_of_which_moment_it_is(
+    view: Any, answers: Answers
+) -> None:
+    for name, words in (("stuck-tp", "Its last call, which is over"), ("wrong-size", "The call in which it waits")):
+        record = verdicts.record(name)
+        answers.give(verdicts.status(), report=report(incidents=[verdicts.hang(record)]))
+        found = view()
+        assert found.html.count('<tr class="culprit">') == 1
+        assert words in found.text
+        assert html.escape(record["findings"][0]["next"]) in found.text
+    old = verdicts.record("stuck-tp")  # as releases before told it
+    del old["findings"][0]["stack_of"], old["findings"][0]["next"]
+    answers.give(verdicts.status(), report=report(incidents=[verdicts.hang(old)]))
+    found = view()
+    assert "Its stack, innermost first" in found.text
+    assert "Next:" not in found.text
+
+
+def test_a_dashed_line_is_explained_where_there_is_one() -> None:
+    assert "closes a circle" in wait_graph.drawn(verdicts.record("both-receive")["graph"])
+    assert "closes a circle" not in wait_graph.drawn(verdicts.record("stuck-tp")["graph"])
 
 
 def test_earlier_hangs_are_a_list_that_opens(view: Any, answers: Answers) -> None:
@@ -104,7 +138,7 @@ def test_earlier_hangs_are_a_list_that_opens(view: Any, answers: Answers) -> Non
 
 def test_a_hang_without_records_and_one_in_which_nothing_is_stuck(view: Any, answers: Answers) -> None:
     answers.give(verdicts.status(), report=report(incidents=[verdicts.hang(None)]))
-    assert "left no flight records that could be read" in view().text
+    assert "No flight record of incident demo-1 (job-stalled) could be read" in view().text
     record = verdicts.record("idle")
     answers.give(verdicts.status(), report=report(incidents=[verdicts.hang(record)]))
     found = view()

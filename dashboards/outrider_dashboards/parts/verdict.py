@@ -22,6 +22,11 @@ STATES: Final = {
     "not-there": ("✕", "absent"),
     "no-dump": ("?", "no dump"),
 }
+STACKS: Final = {
+    "look": "Where it was seen to be",
+    "wait": "The call in which it waits",
+    "last-call": "Its last call, which is over",
+}
 EMPTY: Final = (
     "<p>When the job stands still, its ranks' flight recorders are read before anything is ended, and this page says "
     "which rank broke which collective: one sentence, that rank's place and stack, who waits for whom, and how sure "
@@ -35,23 +40,48 @@ def headline(one: Json, picture: looking.Picture, where: tzinfo) -> str:
     found = records.record(one)
     if found is None:
         word, shape, tone = "No flight records", "?", "warn"
-        said = f"{one.get('id')} ({one.get('cause') or 'a hang'}) left no flight records that could be read."
+        said = f"No flight record of incident {one.get('id')} ({one.get('cause') or 'a hang'}) could be read."
     else:
         word, shape, tone = records.state(found)
-        said = str(found.get("sentence") or word)
+        said = _several(found) or str(found.get("sentence") or word)
     said = said[:1].upper() + said[1:]
     cut = said if len(said) <= SENTENCE_CHARS_MAX else f"{said[:SENTENCE_CHARS_MAX].rsplit(' ', 1)[0]} …"
     return (
         f'<div class="o"><div class="state {tone}" role="status"><div class="pill"><span aria-hidden="true">{shape}'
         f'</span>{words.safe(word)}</div><div class="say">{words.safe(cut)}</div>'
-        f'<div class="soft num">{_about(one, found, picture, where)}</div></div></div>'
+        f'<div class="soft num">{_about(one, found, picture, where)}</div>{_why_none(one) if found is None else ""}'
+        "</div></div>"
+    )
+
+
+def _several(found: Json) -> str:
+    """Of several findings only who is named; each has its own sentence below. Nothing for one alone."""
+    every = records.findings(found)
+    if len(every) < 2:
+        return ""
+    count = max(found.get("findings_count") or 0, len(every))
+    named = found.get("culprits") or []
+    if not named:
+        return f"{count} independent problems, in none of which a rank can be named."
+    open_ = sum(not finding.get("culprits") for finding, _ in every)
+    more = f", and {open_} in which nobody is named" if open_ else ""
+    return f"{count} independent faults: rank{'s' if len(named) > 1 else ''} {records.runs(named)}{more}."
+
+
+def _why_none(one: Json) -> str:
+    """What it may be that no record could be read, and what is known all the same."""
+    return (
+        "<p>The recorder may be off (<code>TORCH_FR_BUFFER_SIZE=0</code>), or no rank wrote its record in time. What "
+        f"the ranks were seen to do is told by <code>outrider explain {words.safe(one.get('id'))}</code>.</p>"
     )
 
 
 def _about(one: Json, found: Json | None, picture: looking.Picture, where: tzinfo) -> str:
     parts = []
     if found is not None:
-        parts.append(f"<b>{words.safe(found.get('verdict'))}</b>, {records.certainty(found.get('confidence'))}")
+        kinds = dict.fromkeys(str(finding.get("verdict")) for finding, _ in records.findings(found))
+        kind = " + ".join(kinds) or found.get("verdict")
+        parts.append(f"<b>{words.safe(kind)}</b>, {records.certainty(found.get('confidence'))}")
         world = found.get("world")
         read = _number(found.get("ranks_read"))
         parts.append(f"{read} of {_number(world)} ranks read" if world else f"{read} ranks read")
@@ -90,25 +120,30 @@ def roots(one: Json, picture: looking.Picture) -> str:
     every = records.findings(found)
     several = len(every) > 1
     cards = "".join(
-        f'<div class="card root">{_root(one, finding, table, picture, number if several else 0)}</div>'
+        f'<div class="card root">{_root(one, finding, table, picture, f"Fault {number}: " if several else "")}</div>'
         for number, (finding, table) in enumerate(every[:ROOTS_MAX], start=1)
     )
     count = max(found.get("findings_count") or 0, len(every))
-    more = f'<p class="soft">{count - ROOTS_MAX} more roots: outrider explain.</p>' if count > ROOTS_MAX else ""
+    more = f'<p class="soft">{count - ROOTS_MAX} more: <code>outrider explain</code>.</p>' if count > ROOTS_MAX else ""
     return f'<div class="o roots">{cards}{more}</div>'
 
 
-def _root(one: Json, finding: Json, table: Json | None, picture: looking.Picture, number: int) -> str:
+def _root(one: Json, finding: Json, table: Json | None, picture: looking.Picture, number: str) -> str:
     culprits = records.rows([{"rank": rank} for rank in finding.get("culprits") or []])
     candidates = records.rows([{"rank": rank} for rank in finding.get("candidates") or []])
-    kind = str(finding.get("verdict"))
-    title = f"Independent root {number}: {kind}" if number else ("Culprit" if culprits else "Nobody is to blame")
-    if candidates and not culprits:
-        title = f"Independent root {number}: one of these" if number else "One of these; the records do not tell which"
+    title = "Nobody is to blame"
+    if culprits:
+        title = "Culprit" if len(culprits) == 1 else "Culprits"
+    elif candidates:
+        title = "One of these; the records do not tell which" if len(candidates) > 1 else "Perhaps this one"
+    if number:
+        title = f"{number}{finding.get('verdict')}" + ("" if culprits else f". {title}")
     head = f'<h2>{words.safe(title)} <span class="tag">{records.certainty(finding.get("confidence"))}</span></h2>'
     said = f"<p>{words.safe(finding.get('sentence'))}</p>" if number else ""
     who = _ranks(one, finding, culprits or candidates, picture, bool(culprits))
-    return f"<div>{head}{said}{who}{_stack(finding)}</div><div>{_table(table)}{_why(finding)}</div>"
+    step = f"<p><b>Next:</b> {words.safe(finding['next'])}.</p>" if finding.get("next") else ""
+    left = f"<div>{head}{said}{who}{_stack(finding)}{step}</div>"
+    return f"{left}<div>{_table(table, culprits)}{_why(finding)}</div>"
 
 
 def _ranks(one: Json, finding: Json, named: list[Json], picture: looking.Picture, blamed: bool) -> str:
@@ -148,7 +183,8 @@ def _stack(finding: Json) -> str:
         return f'<p class="soft">{told}</p>' if finding.get("culprits") else ""
     left = f"<li>and {len(frames) - STACK_MAX} more</li>" if len(frames) > STACK_MAX else ""
     inside = "".join(f"<li>{_frame(frame)}</li>" for frame in frames[:STACK_MAX])
-    return f'<p class="soft">Its stack, innermost first</p><ol class="stack" tabindex="0">{inside}{left}</ol>'
+    whose = STACKS.get(str(finding.get("stack_of")), "Its stack")
+    return f'<p class="soft">{whose}, innermost first</p><ol class="stack" tabindex="0">{inside}{left}</ol>'
 
 
 def _frame(text: str) -> str:
@@ -182,35 +218,39 @@ def limits(one: Json) -> str:
     kept = "".join(
         f"<li>rank {words.safe(rank)}: <code>{words.safe(path)}</code></li>" for rank, path in (files or {}).items()
     )
-    kept = f"<h2>Dumps that were kept</h2><ul>{kept}</ul>" if kept else ""
+    told = "on their nodes, where <code>outrider fr analyze</code> reads them"
+    kept = f'<h2>Dumps that were kept <span class="soft">{told}</span></h2><ul>{kept}</ul>' if kept else ""
     unsure = "".join(f"<li>{words.safe(text)}</li>" for text in said)
     unsure = f"<h2>What the records leave open</h2><ul>{unsure}</ul>" if unsure else ""
     return f'<div class="o"><div class="card limits">{unsure}{kept}</div></div>' if unsure or kept else ""
 
 
-def _table(table: Json | None) -> str:
+def _table(table: Json | None, culprits: list[Json]) -> str:
     """Who finished, who waits, who is absent in the operation that blocked first."""
     if not table:
         return ""
-    rows = "".join(_row(row) for row in records.rows(table.get("rows")))
+    blamed = records.runs(one["rank"] for one in culprits)
+    rows = "".join(_row(row, blamed) for row in records.rows(table.get("rows")))
     size = "" if table.get("from_to") else f", {_number(table.get('size'))} ranks"
-    head = '<thead><tr><th>In it</th><th class="r">Ranks</th><th>Which</th></tr></thead>'
+    head = '<thead><tr><th>State</th><th class="r">Ranks</th><th>Which ranks</th></tr></thead>'
     return (
         f"<h2>First blocked: {words.safe(records.operation(table))}<span class='soft'>{size}</span></h2>"
         f'<table class="members">{head}<tbody>{rows}</tbody></table>'
     )
 
 
-def _row(row: Json) -> str:
+def _row(row: Json, blamed: str) -> str:
     shape, word = STATES.get(str(row.get("state")), ("○", str(row.get("state"))))
     at = records.coords(row.get("coords"))
     more = [str(row["more"])] if row.get("more") else []
     more += [f"called {row['call']}"] if row.get("call") else []
     said = f'<br><span class="soft">{words.safe("; ".join(more))}</span>' if more else ""
     place = f' <span class="soft">{words.safe(at)}</span>' if at else ""
+    which = records.shown(row.get("ranks"))
+    kind, mark = (' class="culprit"', "▲ ") if which == blamed else ("", "")
     return (
-        f'<tr><td class="name">{shape} {words.safe(word)}</td><td class="r">{_number(row.get("count"))}</td>'
-        f"<td>{words.safe(records.shown(row.get('ranks')))}{place}{said}</td></tr>"
+        f'<tr{kind}><td class="name">{shape} {words.safe(word)}</td><td class="r">{_number(row.get("count"))}</td>'
+        f"<td><b>{mark}{words.safe(which)}</b>{place}{said}</td></tr>"
     )
 
 

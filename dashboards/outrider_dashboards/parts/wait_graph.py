@@ -14,7 +14,7 @@ from typing import Any, Final
 from outrider_dashboards import records, words
 
 Json = dict[str, Any]
-WIDTH, HEIGHT, ACROSS, BETWEEN = 12.6, 4.1, 3.4, 0.7  # of a node, and between columns and rows, in rem: type scales all
+WIDTH, HEIGHT, ACROSS, BETWEEN = 12.6, 5.0, 3.4, 0.7  # of a node, and between columns and rows, in rem: type scales all
 LANES, LANE = 4, 0.5  # lines side by side between two columns
 TIP: Final = 0.55  # of an arrow
 COLUMNS_MAX: Final = 12
@@ -45,17 +45,19 @@ def drawn(graph: Any) -> str:
         return '<p class="soft">Nobody waits for anybody.</p>'
     left = (graph or {}).get("left_out") or 0
     more = f'<p class="soft">{words.safe(words.number(left))} further ranks are not drawn.</p>' if left else ""
-    return f"{_keys(nodes)}{_drawing(nodes, edges)}{_list(nodes, edges)}{more}"
+    drawing = _drawing(nodes, edges)
+    return f"{_keys(nodes, 'line back' in drawing)}{drawing}{_list(nodes, edges)}{more}"
 
 
-def _keys(nodes: list[Json]) -> str:
+def _keys(nodes: list[Json], circle: bool) -> str:
     roles = dict.fromkeys(str(one.get("role")) for one in nodes)
     found = "".join(
         f'<span><i class="role {role}" aria-hidden="true">{shape}</i>{words.safe(word)}</span>'
         for role, (word, shape) in ROLES.items()
         if role in roles
     )
-    return f'<div class="legend">{found}<span>⟵ waits for</span></div>'
+    dashed = '<span class="dashed">┄┄ closes a circle</span>' if circle else ""
+    return f'<div class="legend">{found}<span>⟵ waits for</span>{dashed}</div>'
 
 
 def _drawing(nodes: list[Json], edges: list[Json]) -> str:
@@ -150,7 +152,9 @@ def _level(left: float, right: float, y: float, kind: str) -> str:
 
 def _box(box: _Box) -> str:
     node = box.node
-    lines = (_who(node), _where(node), _what(node))
+    at, several = records.coords(node.get("coords")), (node.get("count") or 1) > 1
+    who = f"{_who(node)} ({at})" if several and at else _who(node)
+    lines = (who, records.shown(node.get("ranks"), 4) if several else at, *_what(node))
     texts = "".join(f"<span>{words.safe(line)}</span>" for line in lines)
     title = words.safe("; ".join(line for line in lines if line))
     at = f"left:{box.x:.2f}rem;top:{box.y:.2f}rem;width:{WIDTH}rem;height:{HEIGHT}rem"
@@ -172,11 +176,13 @@ def _where(node: Json) -> str:
     return at
 
 
-def _what(node: Json) -> str:
+def _what(node: Json) -> list[str]:
+    """What it waits in: the operation, and its group in a line of its own, since both may be long."""
     told = node.get("waits_in")
-    if isinstance(told, dict):
-        return records.operation(told)
-    return "left no dump" if node.get("dump") == "absent" else "waits for nobody"
+    if not isinstance(told, dict):
+        return ["left no dump" if node.get("dump") == "absent" else "waits for nobody"]
+    op, name = records.operation_and_group(told)
+    return [op, f"in {name}"] if op else [f"in {name}"]
 
 
 def _list(nodes: list[Json], edges: list[Json]) -> str:
@@ -210,5 +216,5 @@ def _item(node: Json, depth: int) -> str:
     return (
         f'<li class="box {role}" style="margin-left:{min(depth, DEPTH_MAX) * 0.9:.1f}rem">{arrow}'
         f'<b>{words.safe(_who(node))}</b> <span class="soft">{words.safe(at)}</span><br>'
-        f"{words.safe(_what(node))}</li>"
+        f"{words.safe(' '.join(_what(node)))}</li>"
     )

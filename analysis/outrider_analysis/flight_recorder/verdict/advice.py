@@ -24,7 +24,7 @@ _NEXT: Final = {
     "dtype-mismatch": "find where that rank's tensor gets its type; the others agree",
     "order-mismatch": "look for a branch on rank or on data before that call",
     "p2p-missing": "look at that rank's stack: it never made its half of the pair",
-    "p2p-deadlock": "compare the order of its sends and recvs with that of its siblings",
+    "p2p-deadlock": "compare the order of its sends and recvs with that of other ranks of its stage",
     "device-stuck": "look at that GPU and its links (Xid, NVLink, ports), not at the code",
     "all-joined-stuck": "look at the links between these ranks and at the fabric",
     "straggler": "look at that rank's host and GPU: clocks, power, thermals, its disk",
