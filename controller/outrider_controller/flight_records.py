@@ -29,6 +29,7 @@ from outrider_controller import flight_record_bounds as bounds
 NODE_BYTES_MAX: Final = 256 * 1024  # of one node's digest, and as many again
 RANK_BYTES_MAX: Final = 64 * 1024  # for each of its ranks; agents keep below 12 KB a rank
 JUDGED_S_MAX: Final = 60.0  # 16,384 ranks take seconds; what takes longer is let go of
+NODES_NAMED: Final = 3  # that say the same
 ALONE_MAX: Final = 2_048  # ranks whose stacks are read one by one
 TWICE_MAX: Final = 4_096  # ranks of which a second verdict, without the looks, takes no time that anybody waits for
 NOTES_MAX: Final = 32
@@ -197,17 +198,22 @@ class Gathering:
 
     def _said(self, told: Mapping[str, Json], found: Json) -> list[str]:
         """Our own notes first, then those of the nodes."""
-        theirs = [
-            f"{node}: {note}"[:NOTE_CHARS_MAX]
-            for node, given in told.items()
-            if isinstance(notes := given.get("notes"), list)
-            for note in notes[:NOTES_MAX]
-        ]
+        nodes: dict[str, list[str]] = {}  # that say the same
+        for node, given in told.items():
+            for note in notes[:NOTES_MAX] if isinstance(notes := given.get("notes"), list) else ():
+                nodes.setdefault(str(note), []).append(node)
+        theirs = [f"{_named(who)}: {note}"[:NOTE_CHARS_MAX] for note, who in nodes.items()]
         away = len(self._ranks) - self._answered
         late = [f"{away} of {len(self._ranks)} nodes had not answered"] if away > 0 else []
         said = [*late, *self._notes, *theirs]
         more = [f"and {len(said) - NOTES_MAX + 1} more notes"] if len(said) > NOTES_MAX else []
         return [*said[: NOTES_MAX - len(more)], *more]
+
+
+def _named(nodes: Sequence[str]) -> str:
+    """``n0, n1 and 14 more``."""
+    more = len(nodes) - NODES_NAMED
+    return ", ".join(nodes[:NODES_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 _NOTHING: Final[Json] = {"verdict": "unknown", "culprits": [], "confidence": 0.0, "findings": [], "where": None}

@@ -59,7 +59,7 @@ def test_nodes_without_flight_records_give_no_verdict_and_those_with_none_say_wh
     empty: dict[str, Any] = {"digest": None, "files": {}, "notes": ["the recorder is off: TORCH_FR_BUFFER_SIZE is 0"]}
     found = verdict({f"n{place}": empty for place in range(4)})
     assert (found["verdict"], found["culprits"], found["confidence"], found["ranks_read"]) == ("unknown", [], 0.0, 0)
-    assert "n0: the recorder is off: TORCH_FR_BUFFER_SIZE is 0" in found["notes"]
+    assert found["notes"] == ["n0, n1, n2 and 1 more: the recorder is off: TORCH_FR_BUFFER_SIZE is 0"]
 
 
 def test_a_part_of_the_nodes_is_judged_and_what_is_missing_is_said() -> None:

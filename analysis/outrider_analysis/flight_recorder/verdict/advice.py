@@ -62,4 +62,6 @@ def next_step(merged: Merged, found: Finding) -> str:
         return "see whether that process and its node still live; it wrote nothing"
     if found.kind in ("rank-missing", "p2p-missing") and stack_of(merged, found) == "last-call":
         return _AFTER
+    if found.kind in ("rank-missing", "p2p-missing") and found.looked and found.stack:
+        return "find out why that rank stands there; the others only wait"
     return _NEXT.get(found.kind, "")
