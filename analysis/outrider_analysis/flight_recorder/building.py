@@ -13,6 +13,7 @@ from typing import Any, Final
 from outrider_analysis.flight_recorder import entries, model, reading
 
 NOWHERE: Final = -1
+TIMES_MAX: Final = model.ARRIVALS_MAX + 256  # newest collectives that are over, among which those with times are sought
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class Sends:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the entries of one group say. ``arrivals``: places of its last collectives, NOWHERE where one is missing."""
+    """What the entries of one group say.
+
+    ``arrivals``: places of its last collectives up to number ``arrived``, NOWHERE where one is missing.
+    """
 
     enqueued: int = model.NEVER
     front: int | None = None  # number of the first unfinished collective
@@ -55,6 +59,7 @@ class Layout:
     first: int = 0
     window: bytes = b""
     arrivals: Sequence[int] = ()
+    arrived: int = model.NEVER
     pairs: Sequence[Sends] = ()
 
     def counters(self, status: reading.Status | None, gloo: bool) -> tuple[int | None, int | None]:
@@ -70,14 +75,21 @@ class Layout:
             completed = min(completed, max(0, status.completed))  # less: the first unfinished one is forgotten
         return enqueued, completed
 
-    def times(self, times: Times) -> bytes:
-        """Created, completed and time on the device of its last collectives."""
-        arrivals, items = self.arrivals, times.items
+    def times(self, times: Times) -> tuple[bytes, int]:
+        """Created, completed and time on the device of its last collectives, and the number of the last of them.
+
+        Those whose time on the device is not known yet are left out where those of others are.
+        """
+        items, end = times.items, len(self.arrivals)
+        if end and (newest := self.arrivals[-1]) >= 0 and times.started[newest]:
+            known = (at >= 0 and "duration_ms" in items[at] for at in reversed(self.arrivals))
+            end -= next((back for back, told in enumerate(known) if told), 0)
+        arrivals = self.arrivals[max(0, end - model.ARRIVALS_MAX) : end]
         column = array("q", bytes(model.ARRIVAL_BYTES * len(arrivals)))
         column[0::3] = array("q", [times.created[at] if at >= 0 else 0 for at in arrivals])
         column[1::3] = array("q", [times.completed[at] if at >= 0 else 0 for at in arrivals])
         column[2::3] = array("q", [entries.duration_of(items[at]) if at >= 0 else 0 for at in arrivals])
-        return column.tobytes()
+        return column.tobytes(), self.arrived - (len(self.arrivals) - end) if arrivals else model.NEVER
 
 
 EMPTY: Final = Layout()
@@ -98,6 +110,7 @@ class Heading:
     ) -> model.GroupDigest:  # fmt: skip
         """What is kept of it."""
         enqueued, completed = layout.counters(status, gloo)
+        arrivals, arrived = layout.times(times)
         return model.GroupDigest(
             name=self.name,
             description=self.description,
@@ -107,10 +120,11 @@ class Heading:
             p2p=layout.p2p,
             first=layout.first,
             window=layout.window,
-            arrivals=layout.times(times),
+            arrivals=arrivals,
             pairs=tuple([pair.digest(times) for pair in layout.pairs]),
             hidden_p2p=layout.hidden,
             local=int(self.number) if self.number.isdecimal() and len(self.number) < 10 else model.NEVER,
+            arrived=arrived,
         )
 
 
@@ -172,11 +186,12 @@ class Group:
             over.append(at)
         return len(places)
 
-    def layout(self) -> Layout:
-        """What has been gathered; nothing is added afterwards."""
+    def layout(self, gloo: bool) -> Layout:
+        """What has been gathered; nothing is added afterwards. Gloo tells no ends, and when calls were made alone."""
         first, window = self._window()
         last = first + len(window) - 1
-        newest = range(max(first, last - model.ARRIVALS_MAX + 1), last + 1)
+        over = last if self.front is None or gloo or self.front <= first else min(last, self.front - 1)
+        newest = range(max(first, over - TIMES_MAX + 1), over + 1)
         return Layout(
             enqueued=self.enqueued,
             front=self.front,
@@ -187,6 +202,7 @@ class Group:
             first=first,
             window=window.tobytes(),
             arrivals=tuple([self.places.get(seq, NOWHERE) for seq in newest]),
+            arrived=over,
             pairs=tuple(
                 [
                     Sends(peer, sends, len(places) - len(over), places, over)

@@ -42,7 +42,7 @@ class Each:
                 self.bad += 1
         return outline.Outline(
             headings=self._headings,
-            layouts=[group.layout() for group in self._groups.values()],
+            layouts=[group.layout(self._gloo) for group in self._groups.values()],
             calls=outline.newest_calls(self._calls),
             pending=self._pending,
             finished=self._finished,

@@ -102,7 +102,7 @@ def _cut(rank: model.RankDigest, keep: _Keep) -> model.RankDigest:
 
 
 def _cut_group(group: model.GroupDigest, keep: _Keep) -> model.GroupDigest:
-    """From a little before where the group stands, or the newest, whichever is more. Times end with the window."""
+    """From a little before where the group stands, or the newest, whichever is more."""
     count = len(group.window) // 4
     stands = count if group.completed is None else group.completed + 1 - group.first
     begin = max(0, min(count - keep.window, stands - keep.window // 2)) if keep.window else count

@@ -25,7 +25,7 @@ NEVER: Final = -1
 OPS_MAX: Final = 64  # unfinished operations kept, the earliest
 CALLS_MAX: Final = 512  # newest calls kept in order
 WINDOW_MAX: Final = 512  # newest signatures kept for each group
-ARRIVALS_MAX: Final = 24  # newest collectives of each group whose times are kept
+ARRIVALS_MAX: Final = 24  # newest collectives of each group that are over, whose times are kept
 FRAMES_MAX: Final = 40
 GROUPS_MAX: Final = 1024
 PROBLEMS_MAX: Final = 16
@@ -96,7 +96,7 @@ class GroupDigest:
     ``completed`` are collectives: NEVER before the first, None where nothing tells. ``window`` holds the signatures of
     the collectives ``first`` and following, 4 bytes each, 0 where one is not known. ``arrivals`` are three columns of 8
     bytes: created, seen to be completed (ns, 0 unknown), time on the device (ns, 0 unknown), of the last collectives
-    up to ``first + len(window) - 1``.
+    up to number ``arrived``, the newest that is over: a host may call far ahead of its device.
     """
 
     name: str
@@ -111,10 +111,17 @@ class GroupDigest:
     pairs: tuple[Pair, ...] = ()
     hidden_p2p: bool = False  # gloo: numbers were skipped, so sends and recvs took place that left no entry
     local: int = NEVER  # its number in this process, in order of creation
+    arrived: int = NEVER  # number of the last collective in arrivals
 
     def signatures(self) -> array[int]:
         """The window, opened."""
         return array("I", self.window)
+
+    def times(self) -> dict[int, tuple[int, int, int]]:
+        """The arrivals, opened: by number of the collective."""
+        column = array("q", self.arrivals)
+        start = self.arrived + 1 - len(column) // 3
+        return {start + at // 3: (column[at], column[at + 1], column[at + 2]) for at in range(0, len(column), 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +326,7 @@ _GROUP: Final = (
     *(rows.count("completed"), rows.number("p2p", 2**31), rows.number("first", 2**31, 0)),
     *(rows.column("window", 4 * WINDOW_MAX), rows.column("arrivals", ARRIVAL_BYTES * ARRIVALS_MAX)),
     *(rows.items("pairs", PAIRS_MAX), rows.flag("hidden_p2p"), rows.number("local")),
+    rows.number("arrived", 2**31),
 )
 _OP: Final = (
     *(rows.number("group", 2**16, 0), rows.text("op"), rows.number("seq", 2**31, 0), rows.flag("p2p")),

@@ -148,7 +148,7 @@ class _Making:
         kept = rows if all(self.kept) else compress(rows, self.kept[start:])
         return Outline(
             headings=[places[0] for places in self.places],
-            layouts=[group.layout() for group in groups],
+            layouts=[group.layout(found.gloo) for group in groups],
             calls=newest_calls(array("I", chain.from_iterable(kept))),
             pending=pending,
             finished=sum(found.finished),
@@ -169,7 +169,7 @@ class _Making:
             over = self.batches.collective_is_over
             pending = [at for at in pending if not over(name, found.seqs[at], self.items[at])]
         numbers = [found.known[at][0] for at in places]
-        newest = places[-model.ARRIVALS_MAX :] if all(map(lt, seqs, seqs[1:])) else places
+        newest = places[-building.TIMES_MAX - len(pending) :] if all(map(lt, seqs, seqs[1:])) else places
         group.column(seqs, numbers, [found.seqs[at] for at in pending], found.operations[places[-1]], newest)
         return [Pending(at, group.slot, found.seqs[at], False, *found.known[at][:2], 0) for at in pending]
 

@@ -69,9 +69,10 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
     _doubt(case, findings)
     _distrust(case, findings)
     findings.sort(key=_rank)
-    if not findings and not hidden.anywhere(merged):
-        straggler = slow.find(case)
-        findings = [straggler] if straggler is not None else []
+    doubtful = case.pictured and all(f.kind in moving.WEAK or f.kind == "unknown" for f in findings)
+    if (doubtful or not findings) and not hidden.anywhere(merged):
+        straggler = slow.find(case)  # whom all wait for again and again, so that this moment is one more such wait
+        findings = [straggler] if straggler is not None else findings
     return _verdict(case, findings)
 
 
@@ -189,4 +190,6 @@ def _verdict(case: rules.Case, findings: list[Finding]) -> Verdict:
     sure = min(NONE * heard, DISMISSED if case.dismissed else NONE)
     merged = revealed.heard(case.merged)
     note = words.nothing(len(merged.ranks), merged.world)
+    if not any(rank.timing or rank.gloo for rank in merged.ranks.values()):
+        note += " A slow device would not show: times on the devices were not recorded (TORCH_NCCL_ENABLE_TIMING)."
     return Verdict(merged, findings, waits, tuple(sorted(blocked)), note, sure)

@@ -25,6 +25,7 @@ class Case:
     graph: Graph
     mismatched: dict[int, mismatches.Mismatch]  # by index of the wait
     dismissed: bool = False  # waits were taken for those of a job at work, by the looks of them alone
+    pictured: bool = False  # the same for those of one that is stuck: no time tells
 
     @property
     def merged(self) -> Merged:

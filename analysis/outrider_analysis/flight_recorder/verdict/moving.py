@@ -13,7 +13,7 @@ import statistics
 from array import array
 from typing import Final
 
-from outrider_analysis.flight_recorder.verdict.finding import Finding
+from outrider_analysis.flight_recorder.verdict.finding import UNKNOWN, Finding
 from outrider_analysis.flight_recorder.verdict.rules import Case
 
 PAUSES: Final = 3.0  # a wait so many times as long as the longest pause between two calls is no pause
@@ -51,10 +51,20 @@ def stuck(case: Case, findings: list[Finding], ends: int) -> list[Finding]:
     if not few or _at_work(case, findings):
         case.dismissed = bool(findings)
         return []
+    case.pictured = True
     for finding in findings:
         weak = finding.kind in WEAK or len(findings) > 1  # dumps of different moments look so too
         finding.confidence = min(finding.confidence, BY_PICTURE if not weak else BY_WEAK_PICTURE)
+        if finding.kind == "device-stuck":
+            _spare(finding)
     return findings
+
+
+def _spare(finding: Finding) -> None:
+    """Name no device by the picture alone: its dump may have been taken a moment before those of its peers."""
+    finding.candidates = finding.culprits
+    finding.kind, finding.confidence, finding.culprits, finding.stack = "unknown", UNKNOWN, (), ()
+    finding.sentence += " Dumps that were taken one after another from a job at work look like this as well."
 
 
 def _is_nobodys(finding: Finding) -> bool:

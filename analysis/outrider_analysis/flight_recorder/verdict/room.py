@@ -11,7 +11,6 @@ call does not wait for calls of that kind; where that is so of every kind, the c
 from __future__ import annotations
 
 import itertools
-from array import array
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,11 +47,7 @@ class Clock:
         for rank, digested in self.case.merged.ranks.items():
             times: dict[tuple[int, int], int] = {}
             for slot, group in enumerate(digested.groups):
-                column = array("q", group.arrivals)
-                last = group.first + len(group.window) // 4 - 1
-                for at in range(len(column) // 3):
-                    if column[3 * at]:
-                        times[slot, last - len(column) // 3 + 1 + at] = column[3 * at]
+                times |= {(slot, number): told[0] for number, told in group.times().items() if told[0]}
             self.created[rank] = times
         for rank in list(self.created)[:RANKS_MAX]:
             made = self.case.orders.calls(rank)

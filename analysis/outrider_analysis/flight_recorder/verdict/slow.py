@@ -14,35 +14,35 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from array import array
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from outrider_analysis.flight_recorder.merge import Merged
 from outrider_analysis.flight_recorder.verdict import case as cases
 from outrider_analysis.flight_recorder.verdict import finding as findings
-from outrider_analysis.flight_recorder.verdict import words
+from outrider_analysis.flight_recorder.verdict import waited, words
 from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, Finding
 
 SAMPLES_MIN: Final = 4  # collectives that all members saw
 OFTEN: Final = 0.75  # share of them in which the same rank is last
-CHANCE_MAX: Final = 1e-3  # that any rank is last so often by chance, over all of its groups
 SHARE: Final = 0.25  # late by this part of the time between two collectives of the group
-WAITED: Final = 0.5  # and by this part of the time that the others spent in the collective
-FLOOR_NS: Final = 200_000  # less than this is nobody's fault
 FLOOR_BY_CALLS_NS: Final = 10_000_000
 LOOK_NS: Final = 100_000_000  # torch looks for ends so often, each process at moments of its own
 LOOK_SPREAD: Final = 0.41  # standard deviation of the difference of two such looks, in their distance: 1/sqrt(6)
 SLOWER: Final = 3.0  # a slow host takes so many times as long between two calls as its mates
 SLOWEST: Final = 1.25  # and so many times as long as any that only waits for it
+FAR_SLOWEST: Final = 3.0  # to be told with confidence, where others are slow at all
+GROUPS_TOLD: Final = 4
 MATES_MIN: Final = 3
 BETWEEN_MIN_NS: Final = 500_000
 GAPS_MIN: Final = 12
+TURNS_SHARED: Final = 0.75
 BY_CALLS: Final = "the times of the calls"
 
 Rows = dict[int, list[tuple[int, ...]]]
+_Turn = tuple[tuple[str, int], tuple[str, int]]  # kind of group and number of one call, and of the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,30 @@ class _Late:
     how: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """``rank`` takes so long from one call to the next, and others of its role ``usual`` (ns). ``alone``: it alone."""
+
+    rank: int
+    between: float
+    usual: float
+    alone: bool
+
+
 def find(case: cases.Case) -> Finding | None:
     """The straggler, where one stands out."""
     merged = case.merged
-    found = {at: late for at in range(len(merged.groups)) if (late := _in_group(case, at)) is not None}
-    chosen = _root(merged, found)
+    alike = waited.alike(case)
+    waits = waited.measure(case, alike)
+    slow = waited.find(case, waits, alike)
+    if slow is not None:
+        return _told_waited(case, slow)
+    found = {at: late for at in sorted(alike) if (late := _in_group(case, at)) is not None}
+    # Where times on the devices are known they tell more than those of the calls.
+    chosen = _root(merged, found) if not waits else None
     host = _slow_host(case)
-    if host is not None and (chosen is None or chosen.rank == host[0] or host[0] in {x.rank for x in found.values()}):
-        own = [late for late in found.values() if late.rank == host[0]]
+    own = [late for late in found.values() if host is not None and late.rank == host.rank]
+    if host is not None and (chosen is None or own):
         return _told_host(case, host, own)
     return _told(case, chosen) if chosen is not None else None
 
@@ -77,7 +93,9 @@ def _root(merged: Merged, found: dict[int, _Late]) -> _Late | None:
         rank: lates
         for rank, lates in by_rank.items()
         if all(found[at].rank == rank for at in merged.of_rank.get(rank, ()) if at in found)
-        and math.prod(_chance(late, len(merged.groups[late.group].ranks)) for late in lates) * merged.world < CHANCE_MAX
+        and math.prod(waited.chance(late.times, late.samples, len(merged.groups[late.group].ranks)) for late in lates)
+        * merged.world
+        < waited.CHANCE_MAX
     }
     if not standing:
         return None
@@ -101,45 +119,19 @@ def _is_behind(merged: Merged, rank: int, other: int) -> bool:
     return False
 
 
-def _chance(late: _Late, members: int) -> float:
-    """How likely one given member is last so often, if all were alike."""
-    p, n = 1 / members, late.samples
-    return sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(late.times, n + 1))
-
-
 def _in_group(case: cases.Case, at: int) -> _Late | None:
     merged = case.merged
     ranks = merged.groups[at].ranks
     if len(ranks) < 2 or any(rank not in merged.groups[at].slots for rank in ranks):
         return None
-    if len({case.orders.role(rank) for rank in ranks}) != 1:
-        return None
     columns = {}
     for rank, slot in merged.groups[at].slots.items():
-        seen = merged.ranks[rank].groups[slot]
-        if not seen.arrivals:
-            return None
-        columns[rank] = (seen.first + (len(seen.window) - len(seen.arrivals) // 6) // 4, array("q", seen.arrivals))
-    first = max(start for start, _ in columns.values())
-    end = min(start + len(column) // 3 for start, column in columns.values())
-    if end - first < SAMPLES_MIN:
+        columns[rank] = merged.ranks[rank].groups[slot].times()
+    shared = sorted(set.intersection(*map(set, columns.values())))
+    if len(shared) < SAMPLES_MIN:
         return None
-    rows = {
-        rank: [tuple(column[3 * (seq - start) : 3 * (seq - start) + 3]) for seq in range(first, end)]
-        for rank, (start, column) in columns.items()
-    }
-    return _by_duration(at, rows) or _by_arrival(at, rows)
-
-
-def _by_duration(at: int, rows: Rows) -> _Late | None:
-    """The last to come is the one on whose device the collective took the shortest time."""
-    timed = _whole(rows, 2)
-    lates = [{rank: float(-row[k][2]) for rank, row in rows.items()} for k in timed]
-    found = _judge(at, rows, lates, "time on the devices")
-    if found is None or found.by_ns < FLOOR_NS:
-        return None
-    others = statistics.median(min(row[k][2] for rank, row in rows.items() if rank != found.rank) for k in timed)
-    return found if found.by_ns >= WAITED * others else None
+    rows: Rows = {rank: [column[number] for number in shared] for rank, column in columns.items()}
+    return _by_arrival(at, rows)
 
 
 def _by_arrival(at: int, rows: Rows) -> _Late | None:
@@ -189,15 +181,16 @@ def _pace(rows: Iterable[list[tuple[int, ...]]]) -> float:
     return statistics.median(found) if found else 0.0
 
 
-def _slow_host(case: cases.Case) -> tuple[int, float, float] | None:
-    """A rank, how long its host takes from one call to the next, and how long those of its role do (ns)."""
-    by_role: dict[object, dict[int, float]] = defaultdict(dict)
+def _slow_host(case: cases.Case) -> _Host | None:
+    """The rank whose host takes longest from one call to the next."""
+    by_role: dict[object, dict[int, dict[_Turn, int]]] = defaultdict(dict)
     for rank in case.merged.ranks:
-        between = _between(case.merged, rank)
-        if between:
-            by_role[case.orders.role(rank)][rank] = between
+        by_role[case.orders.role(rank)][rank] = _turns(case, rank)
     slow: list[tuple[float, int, float]] = []
-    for of_role in by_role.values():
+    for turns in by_role.values():
+        of_role = _between(turns)
+        if not of_role:
+            continue
         usual = sorted(of_role.values())[len(of_role) // 4]
         if len(of_role) > MATES_MIN:
             least = max(BETWEEN_MIN_NS, SLOWER * usual)
@@ -207,31 +200,63 @@ def _slow_host(case: cases.Case) -> tuple[int, float, float] | None:
         return None
     time, rank, usual = slow[0]
     near = {other for at in case.merged.of_rank.get(rank, ()) for other in case.merged.groups[at].ranks}
-    return (rank, time, usual) if all(other in near for _, other, _ in slow) else None
+    if not all(other in near for _, other, _ in slow):
+        return None
+    return _Host(rank, time, usual, len(slow) == 1 or time >= FAR_SLOWEST * slow[1][0])
 
 
-def _between(merged: Merged, rank: int) -> float:
-    """How long the host takes at least from one recorded collective to the next (a tenth are quicker), 0 if few."""
-    times: list[int] = []
-    for group in merged.ranks[rank].groups:
-        times += [time for time in array("q", group.arrivals)[::3] if time]
-    times.sort()
-    gaps = sorted(b - a for a, b in itertools.pairwise(times))
-    return float(gaps[len(gaps) // 10]) if len(gaps) >= GAPS_MIN else 0.0
+def _turns(case: cases.Case, rank: int) -> dict[_Turn, int]:
+    """How long the host took from each recorded collective to the next (ns)."""
+    made = []
+    for kind, group in zip(case.orders.kinds(rank), case.merged.ranks[rank].groups, strict=True):
+        made += [(created, kind, number) for number, (created, _, _) in group.times().items() if created]
+    made.sort()
+    return {(a[1:], b[1:]): b[0] - a[0] for a, b in itertools.pairwise(made)}
 
 
-def _told_host(case: cases.Case, host: tuple[int, float, float], own: list[_Late]) -> Finding:
-    rank, between, usual = host
-    merged = case.merged
+def _between(turns: Mapping[int, Mapping[_Turn, int]]) -> dict[int, float]:
+    """How long each host takes at least (a tenth are quicker) in the turns that most ranks of its role recorded."""
+    seen = Counter(turn for each in turns.values() for turn in each)
+    found = {}
+    for rank, each in turns.items():
+        gaps = sorted(took for turn, took in each.items() if TURNS_SHARED * len(turns) <= seen[turn])
+        if len(gaps) >= GAPS_MIN:
+            found[rank] = float(gaps[len(gaps) // 10])
+    return found
+
+
+def _told_host(case: cases.Case, host: _Host, own: list[_Late]) -> Finding:
+    merged, rank = case.merged, host.rank
     where = None
     if own:
         where = _where(merged, max(own, key=lambda late: late.times).group)
     sentence = (
-        f"Nothing is stuck, but the host of {words.named(merged, (rank,))} takes {between / 1e6:.1f} ms from one call "
-        f"to the next where others of its role take {usual / 1e6:.1f} ms."
+        f"Nothing is stuck, but the host of {words.named(merged, (rank,))} takes {host.between / 1e6:.1f} ms from one "
+        f"call to the next where others of its role take {host.usual / 1e6:.1f} ms."
     )
     evidence = [f"last in {late.times} of {late.samples} of {words.group(merged, late.group)}" for late in own[:4]]
-    return Finding("straggler", (rank,), CONFIDENCE["slow"], where, sentence, evidence, stack=merged.ranks[rank].stack)
+    sure = CONFIDENCE["slow" if host.alone else "slow-host"]
+    if not host.alone:
+        evidence.append("others that it meets take long as well, and may be waiting for it")
+    return Finding("straggler", (rank,), sure, where, sentence, evidence, stack=merged.ranks[rank].stack)
+
+
+def _told_waited(case: cases.Case, slow: waited.Slow) -> Finding:
+    """By the times on the devices."""
+    merged, rank, found = case.merged, slow.rank, slow.waits
+    most = max(found.causes, key=lambda at: (found.causes[at] * found.times[at][0], -at))
+    evidence = ["measured by time on the devices"]
+    for at in sorted(found.causes, key=lambda at: (-found.causes[at], at))[:GROUPS_TOLD]:
+        last, times = found.times[at]
+        evidence.append(f"last in {last} of the {times} times that {words.group(merged, at)} lost much")
+    if not slow.sure:
+        evidence.append("that is seldom, and may be chance")
+    sentence = (
+        f"Nothing is stuck, but {words.named(merged, (rank,))} is the last to come in {words.group(merged, most)}, "
+        f"which spends {min(1.0, found.causes[most]):.0%} of its time waiting for it."
+    )
+    sure = CONFIDENCE["slow" if slow.sure else "slow-host"]
+    return Finding("straggler", (rank,), sure, _where(merged, most), sentence, evidence, stack=merged.ranks[rank].stack)
 
 
 def _told(case: cases.Case, late: _Late) -> Finding:
