@@ -62,6 +62,37 @@ def test_a_gpu_that_hangs_when_the_agent_starts_keeps_nobody_from_the_others(wor
         assert sweep.context["devices"]["gpu1"]["pci"] == "0000:2a:00.0"
 
 
+def test_where_no_gpu_answers_the_node_is_named_and_not_the_gpu_that_was_asked_first(world: fake_nvml.World) -> None:
+    spared: list[int] = []
+    hung: list[fake_nvml.Fault] = []
+
+    def kill(pid: int) -> None:
+        spared.append(pid) if hung else process.kill_for_good(pid)
+
+    with reading(world, kill=kill) as gpus:
+        gpus.read()
+        hung.append(world.hang(None, TEMPERATURE))
+        sweep = until(gpus, lambda sweep: (value(sweep, "", "nvml_call_hung") or 0) >= QUICK.act_s)
+        said = error(sweep, "", "nvml_call_hung")
+        assert said.startswith(f"{TEMPERATURE}; no answer of gpu0, gpu1")
+        assert {value(sweep, gpu, "nvml_call_hung") for gpu in FOUR} == {"unreadable"}
+        hung.pop().clear()
+        for pid in set(spared):
+            process.kill_for_good(pid)  # what the kernel did not do before
+        until(gpus, lambda sweep: alive(sweep) == FOUR and value(sweep, "", "nvml_call_hung") == 0.0)
+        until(gpus, lambda sweep: {value(sweep, gpu, "nvml_call_hung") for gpu in FOUR} == {0.0})
+
+
+def test_a_driver_that_takes_nobody_in_while_a_gpu_hangs_is_the_node_s(world: fake_nvml.World) -> None:
+    with reading(world, limits=dataclasses.replace(QUICK, read_s=0.5)) as gpus:
+        gpus.read()
+        world.hang(None)
+        sweep = until(gpus, lambda sweep: (value(sweep, "", "nvml_call_hung") or 0) >= QUICK.act_s)
+        assert {value(sweep, gpu, "nvml_call_hung") for gpu in FOUR} == {"unreadable"}
+        world.clear()
+        until(gpus, lambda sweep: alive(sweep) == FOUR and value(sweep, "gpu0", "nvml_call_hung") == 0.0)
+
+
 def test_a_slow_call_is_told_once_and_not_as_a_hang(world: fake_nvml.World) -> None:
     with reading(world, limits=dataclasses.replace(QUICK, retry_s=60.0, act_s=30.0)) as gpus:
         gpus.read()

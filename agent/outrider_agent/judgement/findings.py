@@ -176,7 +176,7 @@ class Book:
 
     def _evidence(self, finding: Finding, track: Track) -> Json:
         rule = track.rule
-        return {
+        evidence: Json = {
             "rule": rule.name,
             "reading": rule.reading,
             "value": track.value,
@@ -185,6 +185,7 @@ class Book:
             "since": finding.since,
             "source": rule.signal,
         }
+        return evidence | ({"said": track.error} if track.error else {})
 
 
 def _level(rule: ruling.Rule) -> tuple[int, int]:

@@ -36,6 +36,7 @@ class Track:
         "bound",
         "by_value",
         "device",
+        "error",
         "good_s",
         "grouped",
         "measure",
@@ -67,6 +68,7 @@ class Track:
         self.good_s = -1.0  # below 0: no good sample since the last bad one
         self.value: Value | None = None
         self.unit = ""
+        self.error = ""  # what the reading says beside its value
         self.value_at = 0.0
         self.bound: Value | None = None
         self.base: Any = None  # the value before, as the test needs it
@@ -79,7 +81,7 @@ class Track:
         rule = self.rule
         value = reading.value
         if reading.state == "value" and value is not None:
-            self.value, self.unit = value, reading.unit
+            self.value, self.unit, self.error = value, reading.unit, reading.error
             bad = self.measure(self, rule.test, value, at, known)
             self.resting = self.by_value and bad is False and not self.active and not self.window
             # What is good is good at any time; what is bad counts only while it is asked for.

@@ -99,6 +99,7 @@ class Readers:
         self._deaths: dict[tuple[int, str], int] = {}
         self._started = False
         self._late: dict[int, tuple[float, str]] = {}
+        self._unanswered = False  # a GPU hangs, and none has answered since
 
     @property
     def stuck(self) -> int:
@@ -135,6 +136,16 @@ class Readers:
     def waiting(self) -> dict[int, tuple[float, str]]:
         """For each GPU with a call that is out, or came back late in this look: for how long, and which function."""
         return {**self._late, **{one.gpu: (one.longest, one.function) for one in self._aside}}
+
+    def silence(self) -> tuple[float, str] | None:
+        """Where GPUs hang and none is found that answers: for how long, and what. It is not the fault of one."""
+        blocked, known = self.ward.blocked, self.roster.keys()
+        all_hang = blocked >= known and len(known) > 1 if known else len(blocked) > 1
+        if not self._unanswered or not (all_hang or self.down or self._full()):
+            return None
+        held = {**self.ward.worst(), **self.waiting()}
+        seconds, function = max([*([self.down] if self.down else []), *held.values()], default=(0.0, ""))
+        return seconds, f"{function}; no answer of {', '.join(f'gpu{number}' for number in sorted(held))}"
 
     def close(self) -> None:
         """End all helpers; those that cannot be killed are left to the kernel."""
@@ -199,6 +210,7 @@ class Readers:
             self._put_off(f"the driver went away (NVML answers {message['again']})")
         elif message.get("n") == reader.asked:
             found.append(message)
+            self._unanswered = self._unanswered and "gpu" not in message
             if message.get("done"):
                 message["periods"] = reader.periods
                 reader.takes_s = float(message["took_s"])
@@ -243,7 +255,7 @@ class Readers:
             self.roster = {gpu: "", **self.roster} if self.roster else {}
             self.ward.suspect(gpu)
             self.ward.hung(gpu, function, seconds, time.monotonic())
-            self.down = None
+            self.down, self._unanswered = None, True
         self._end(reader, gpu)
         self._reader = None
         self._put_off(self.error)
@@ -252,7 +264,7 @@ class Readers:
         reader.gpu, reader.function, reader.since, reader.longest = call.gpu, call.function, time.monotonic(), seconds
         self.ward.suspect(call.gpu)
         self._aside.append(reader)
-        self._reader = None
+        self._reader, self._unanswered = None, True
 
     def _lost(self, reader: _Reader, how: str) -> None:
         """It ended by itself, or somebody ended it."""
@@ -291,6 +303,7 @@ class Readers:
             if answer is not None:
                 self._was_late(one, now)
                 found.append(answer)
+                self._unanswered = False
             elif over or dragged or seconds >= self.limits.act_s:
                 self.ward.hung(one.gpu, one.function, max(one.longest, self.limits.warn_s), now)
             else:
@@ -354,6 +367,7 @@ class Readers:
             else:
                 self._was_late(one, now)
             found.append(message)
+            self._unanswered = False
         elif message is None and seconds < (self.limits.act_s if call else self.limits.init_s):
             return
         elif message is None and call is not None and call.gpu == one.gpu:

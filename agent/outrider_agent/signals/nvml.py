@@ -213,13 +213,17 @@ class Nvml:
             told.value("", "nvml_init", float(one.init))
         told.value("", "nvml_helper_restarts", float(one.restarts))
         told.value("", "nvml_helpers_stuck", float(one.stuck))
-        seconds, function = one.down or (0.0, "")
+        silence = one.silence()
+        seconds, function = silence or one.down or (0.0, "")
         told.row("", "nvml_call_hung", seconds, "value", function)
         worst = one.ward.worst()
         waiting = one.waiting()
         for number in sorted(one.roster.keys() | worst.keys() | waiting.keys()):
             seconds, function = max(worst.get(number, (0.0, "")), waiting.get(number, (0.0, "")))
-            told.row(f"gpu{number}", "nvml_call_hung", seconds, "value", function)
+            if silence:
+                told.row(f"gpu{number}", "nvml_call_hung", None, "unreadable", "no GPU answers, see the node's")
+            else:
+                told.row(f"gpu{number}", "nvml_call_hung", seconds, "value", function)
         for number in sorted(one.ward.blocked - told.seen):
             function = max(worst.get(number, (0.0, "")), waiting.get(number, (0.0, "")))[1]
             for name in ("nvml_code", *names.FAST):
