@@ -180,7 +180,6 @@ def test_an_echo_of_a_lost_peer_is_no_error_of_this_rank(text: str) -> None:
             "torch.distributed.DistBackendError: NCCL error in: x.cpp:1, invalid usage\nncclInvalidUsage: This usually "
             "reflects invalid usage of NCCL library.\nLast error:\nDuplicate GPU detected : rank 1 and rank 0"
         ),
-        "RuntimeError: Detected mismatch between collectives on ranks. Rank 0 is running collective: A",
     ],
 )
 def test_an_error_of_this_rank_is_no_echo(text: str) -> None:
@@ -205,6 +204,7 @@ def test_common_words_in_plain_output_are_no_echo_unless_the_library_wrote_them(
         ("gloo-peer-stopped", "peer-lost", "peer-lost:gloo-wait"),
         ("key-error", "python-error", "python-error:KeyError:<module>:'layer.#'"),
         ("cpu-allocator", "out-of-memory", "out-of-memory:host:<module>"),
+        ("torch-fingerprint", "collective-mismatch", "collective-mismatch:fingerprint:<module>"),
         ("dcp-metadata-missing", "checkpoint-torn", "checkpoint-torn:metadata"),
         ("dcp-metadata-truncated", "checkpoint-torn", "checkpoint-torn:metadata"),
         ("dcp-file-missing", "checkpoint-torn", "checkpoint-torn:file-missing"),
@@ -218,6 +218,51 @@ def test_common_words_in_plain_output_are_no_echo_unless_the_library_wrote_them(
 def test_recorded_ends_are_judged_for_what_they_were(name: str, kind: str, signature: str) -> None:
     found = job_log.judge(ended(tail=(RECORDED / f"{name}.txt").read_text(encoding="utf-8")))
     assert (found.kind, found.signature) == (kind, signature)
+
+
+def test_a_rank_that_gloo_ended_for_a_size_tells_of_the_mismatch_and_of_its_line_in_the_job() -> None:
+    tail = (RECORDED / "gloo-size-mismatch.txt").read_text(encoding="utf-8")
+    for exit_ in (ended(signal="SIGABRT", tail=tail), ended(code=134, tail=tail)):
+        found = job_log.judge(exit_)
+        assert (found.kind, found.pattern) == ("collective-mismatch", "gloo-size")
+        assert found.signature == "collective-mismatch:gloo-size:all_reduce:reduce"
+        assert found.text.startswith(
+            "rank 3 at step 7 got 8 bytes from a peer where its call takes 4 (all_reduce at train.py:14 in reduce): "
+            "ranks of its group called different collectives or sizes; it "
+        ), found.text
+    assert "SIGABRT" in found.text
+    without_stacks = tail.partition("Fatal Python error")[0]
+    found = job_log.judge(ended(signal="SIGABRT", tail=without_stacks))
+    assert (found.kind, found.signature) == ("collective-mismatch", "collective-mismatch:gloo-size")
+    assert job_log.judge(ended(signal="SIGKILL", tail=tail)).kind == "killed"
+    assert job_log.judge(ended(signal="SIGSEGV", tail=tail)).kind == "native-crash"
+    said = "the docs say: Received data size doesn't match expected size\n"
+    assert job_log.judge(ended(signal="SIGABRT", tail=said)).kind == "native-crash", "not what it died of"
+    assert job_log.judge(ended(tail=python("ValueError: op.preamble.length <= op.nbytes"))).kind == "python-error"
+
+
+def test_torchs_comparison_of_calls_tells_what_each_side_called() -> None:
+    found = job_log.judge(ended(tail=(RECORDED / "torch-fingerprint.txt").read_text(encoding="utf-8")))
+    assert found.text == (
+        "rank 3 at step 7 called another collective than its peers at train.py:8 in <module>: rank 1 of the group "
+        "called ALLREDUCE [9] Float and rank 0 of the group called ALLREDUCE [8] Float"
+    )
+
+
+def test_what_was_thrown_below_python_outweighs_the_abort_that_followed() -> None:
+    words = "terminate called after throwing an instance of 'c10::AcceleratorError'\n  what():  CUDA error: {}\n"
+    dump = 'Fatal Python error: Aborted\n\nThread 0x1 (most recent call first):\n  File "/a.py", line 3 in f\n'
+    one = job_log.judge(ended(signal="SIGABRT", tail=words.format("misaligned address") + dump))
+    other = job_log.judge(ended(signal="SIGABRT", tail=words.format("an illegal memory access") + dump))
+    assert one.kind == other.kind == "native-crash"
+    assert one.text == "rank 3 at step 7 was ended by SIGABRT: c10::AcceleratorError: CUDA error: misaligned address"
+    assert one.signature != other.signature
+    alone = job_log.judge(ended(signal="SIGSEGV", tail="Fatal Python error: Segmentation fault\n" + dump[29:]))
+    assert (alone.pattern, "Segmentation fault" in alone.text) == ("fatal-python", True)
+    peer = words.replace("CUDA error: {}", "[Rank 3] Watchdog caught collective operation timeout")
+    assert job_log.judge(ended(signal="SIGABRT", tail=peer + dump)).kind == "peer-lost"
+    memory = job_log.judge(ended(signal="SIGABRT", tail=words.replace("CUDA error: {}", "std::bad_alloc") + dump))
+    assert memory.kind == "out-of-memory"
 
 
 @pytest.mark.parametrize("name", ["dcp-key-missing", "dcp-size-mismatch"])
@@ -346,6 +391,7 @@ def test_text_without_an_exception_has_none() -> None:
 
 def test_every_row_of_the_tables_says_where_it_comes_from_and_is_of_a_known_kind() -> None:
     tables = (
+        patterns.MISMATCH,
         patterns.OUT_OF_MEMORY,
         patterns.PEER_LOST,
         patterns.OWN_FAULT,

@@ -24,6 +24,17 @@ def record(kind: str, *ranks: int, confidence: float = 0.9) -> records.FlightRec
     return found
 
 
+GLOO_ABORT = """\
+terminate called after throwing an instance of 'gloo::EnforceNotMet'
+  what():  [enforce fail at /gloo/transport/tcp/pair.cc:456] op.preamble.length <= op.nbytes. 36 vs 32. Received data \
+size doesn't match expected size. Is there a distributed collective mismatch in your code?
+Fatal Python error: Aborted
+
+Thread 0x00007fdaf2e7fb80 (most recent call first):
+  File "/venv/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", line 3252 in all_reduce
+  File "/venv/lib/python3.11/site-packages/torch/distributed/c10d_logger.py", line 83 in wrapper
+  File "/job/train.py", line 14 in reduce
+"""
 HUNG, STOPPED, ALL, WORK, BLIND = "rank-hung", "rank-stopped", "job-stalled", "working", "could-not-look"
 
 
@@ -229,6 +240,49 @@ def test_a_culprit_that_gave_up_too_is_named_where_only_the_record_tells(kind: s
     gave_up(world)
     found = world.of(records.Diagnosed)[-1]
     assert (found.cause, found.ranks, found.nodes) == (cause, (1,), nodes)
+
+
+def ended_by_gloo(world: World) -> World:
+    """Rank 1, innocent, gets more of rank 2 than its call takes, and gloo ends it; the others lose a peer."""
+    return world.die(1, signal="SIGABRT", log_tail=GLOO_ABORT)
+
+
+@pytest.mark.parametrize("told", [None, recorded.verdict("rank-missing", 3), recorded.verdict("none")])
+def test_a_size_that_did_not_fit_is_a_mismatch_of_which_the_log_names_nobody(told: Any) -> None:
+    world = training()
+    world.dumped = told
+    ended_by_gloo(world)
+    found = world.of(records.Diagnosed)[-1]
+    assert (found.cause, found.ranks, found.nodes) == ("collective-mismatch", (), ())
+    assert "rank 1 at step" in found.sentence
+    assert "got 36 bytes from a peer where its call takes 32 (all_reduce at train.py:14 in reduce)" in found.sentence
+    assert "which of them was wrong its log does not tell" in found.sentence
+    assert (found.signature, world.decision) == ("collective-mismatch:gloo-size:all_reduce:reduce", "restart")
+    assert any(row["kind"] == "echo" for row in found.evidence)
+    assert not world.of(records.NodeMarked)
+    ended_by_gloo(world.train(9))
+    assert world.of(records.Decided)[-1].decision == "hold-for-person"
+
+
+def test_a_size_that_did_not_fit_and_the_record_of_it_name_the_one_surely() -> None:
+    world = training()
+    world.dumped = recorded.verdict("size-mismatch", 2, confidence=0.75)
+    ended_by_gloo(world)
+    found = world.of(records.Diagnosed)[-1]
+    assert (found.cause, found.ranks, found.nodes, found.confidence) == ("collective-mismatch", (2,), (), 0.95)
+    assert found.sentence.startswith("Rank 2 called all_reduce 41 of mesh_dp with [8]")
+    assert "rank 1 at step" in found.sentence
+    assert any(row["kind"] == "flight-recorder" for row in found.evidence)
+
+
+def test_a_rank_that_was_killed_explains_a_call_that_did_not_fit() -> None:
+    world = training()
+    world.mute = True
+    world._exit(3, signal="SIGKILL")
+    world.now += 0.1
+    world._exit(1, signal="SIGABRT", log_tail=GLOO_ABORT)
+    world.unmute().wait(15)
+    assert (world.cause, world.of(records.Diagnosed)[-1].ranks) == ("rank-killed", (3,))
 
 
 @pytest.mark.parametrize("told", [None, recorded.verdict("unknown", 1, 2, confidence=0.3), {"ranks_read": 0}])

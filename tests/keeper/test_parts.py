@@ -162,6 +162,29 @@ def test_a_log_tail_is_whole_lines_and_bounded(tmp_path: pathlib.Path) -> None:
     assert exits.log_tail(str(tmp_path / "none")) == ""
 
 
+def test_why_a_process_crashed_stands_before_stacks_that_are_longer_than_a_log_tail(tmp_path: pathlib.Path) -> None:
+    log = tmp_path / "rank_0.log"
+    words = "terminate called after throwing an instance of 'gloo::EnforceNotMet'\n  what():  8 vs 4\n"
+    fatal = "Fatal Python error: Aborted\n"
+    stacks = "".join(f'  File "/job/train.py", line {line} in step\n' for line in range(400))
+    log.write_text("step 7\n" * 9 + words + fatal + stacks)
+    tail = exits.log_tail(str(log))
+    assert tail.startswith(words + fatal + '  File "/job/train.py", line ')
+    assert tail.endswith(stacks[-200:])
+    assert len(tail) <= 4096
+    log.write_text("step 7\n" * 9 + fatal + stacks)
+    assert exits.log_tail(str(log)).startswith(fatal + "  File")
+    log.write_text(words + fatal + stacks[:900])
+    assert exits.log_tail(str(log)) == words + fatal + stacks[:900], "what is there is not said twice"
+    log.write_text(words + "step 8\n" * 2000)
+    assert exits.log_tail(str(log)).startswith("step 8"), "a crash of another process, long ago"
+    log.write_text(words[:-1] + "x" * 3000 + "\n" + fatal + stacks)
+    tail = exits.log_tail(str(log))
+    assert tail.startswith(words[:-1] + "x" * 900)
+    assert tail.endswith(stacks[-2000:]), "words that would fill the tail are cut"
+    assert len(tail) <= 4096
+
+
 def test_signals_have_names(tmp_path: pathlib.Path) -> None:
     assert [exits.signal_name(number) for number in (9, 11, 40)] == ["SIGKILL", "SIGSEGV", "SIG40"]
     assert json.dumps(exits.signal_name(6)) == '"SIGABRT"'

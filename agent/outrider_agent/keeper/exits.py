@@ -16,6 +16,11 @@ from outrider import records
 
 ERROR_FILE_BYTES_MAX: Final = 1024 * 1024
 MESSAGE_CHARACTERS_MAX: Final = 2000
+LOG_BYTES_SEEN: Final = 64 * 1024
+CAUSE_BYTES_MAX: Final = 1024
+THROWN_BYTES_MAX: Final = 16 * 1024  # what() of torch's own exceptions holds a stack of C++
+_FATAL: Final = b"Fatal Python error: "
+_THROWN: Final = b"terminate called "
 
 
 @dataclass(frozen=True)
@@ -63,18 +68,41 @@ def error(path: str) -> dict[str, str | None]:
 
 
 def log_tail(path: str) -> str:
-    """The last whole lines of a rank's log, at most records.LOG_TAIL_BYTES_MAX."""
+    """The last whole lines of a rank's log, at most records.LOG_TAIL_BYTES_MAX; the cause of a crash goes before its
+    stacks, which may be longer than that.
+    """
     most = records.LOG_TAIL_BYTES_MAX
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - most))
-            tail = file.read(most)
+            file.seek(max(0, size - LOG_BYTES_SEEN))
+            seen = file.read(LOG_BYTES_SEEN)
     except OSError:
         return ""
-    if size > most:
+    cause = _cause(seen, most)
+    tail = seen[len(cause) - most :]
+    if size > len(tail):
         tail = tail.partition(b"\n")[2] or tail
-    return tail.decode(errors="ignore")
+    return (cause + tail).decode(errors="ignore")
+
+
+def _cause(seen: bytes, most: int) -> bytes:
+    """The lines that say why the process crashed, where those are not among the last ``most`` bytes."""
+    fatal = _last_line(seen, _FATAL, 0, len(seen))
+    if fatal < 0:
+        return b""
+    thrown = _last_line(seen, _THROWN, max(0, fatal - THROWN_BYTES_MAX), fatal)
+    begin = thrown if thrown >= 0 else fatal
+    if begin >= len(seen) - most:
+        return b""
+    whole = seen[begin : seen.find(b"\n", fatal) + 1]
+    return whole if len(whole) <= CAUSE_BYTES_MAX else whole[: CAUSE_BYTES_MAX - 1] + b"\n"
+
+
+def _last_line(seen: bytes, word: bytes, begin: int, end: int) -> int:
+    """Where the last line that begins with ``word`` begins; -1 where there is none."""
+    found = seen.rfind(b"\n" + word, begin, end)
+    return found + 1 if found >= 0 else 0 if begin == 0 and seen.startswith(word) else -1
 
 
 def oom_kills() -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from outrider import records
-from outrider_analysis.job_log import exceptions, patterns, storage
+from outrider_analysis.job_log import exceptions, mismatch, native, patterns, storage
 from outrider_analysis.job_log import signature as signatures
 
 KINDS: Final = (
@@ -23,6 +23,7 @@ KINDS: Final = (
     "disk-full",
     "checkpoint-damaged",
     "checkpoint-torn",
+    "collective-mismatch",
     "python-error",
     "peer-lost",
     "exit-code",
@@ -51,6 +52,7 @@ _STORED: Final = {
     "checkpoint-torn": "loaded a checkpoint of which something is missing",
     "checkpoint-damaged": "loaded a checkpoint that is not what was written",
 }
+TEXT_CHARS_MAX: Final = 240  # of a line of the log, for people
 # A line that torch's communication wrote, by the source file or the class that it names.
 _LIBRARY_LINE: Final = re.compile(r"gloo|c10d|NCCL|ProcessGroup|TCPStore|torch[./]distributed")
 
@@ -144,14 +146,30 @@ def _signalled(seen: _Evidence) -> ExitJudgement:
     )
     if signal not in NATIVE_SIGNALS:
         return ExitJudgement("killed", signatures.signature("killed", signal), told)
+    different = mismatch.of_abort(seen.tail) if signal == "SIGABRT" else None
+    if different:
+        return _mismatch(different, f"{different.text}; it {told}")
     if signal == "SIGABRT":  # NCCL's watchdog ends its process this way once a peer has been lost
         row = _echo_in_output(seen.tail)
         if row:
             return _peer(row, f"{told} after it lost a peer: {_line(seen.tail, row)}", seen.last)
     row = patterns.first(patterns.NATIVE_CRASH, seen.tail)
-    detail = f": {_line(seen.tail, row)}" if row else ""
+    detail, sign = _crash(seen.tail, row) if row else ("", "")
     name = row.name if row else ""
-    return ExitJudgement("native-crash", signatures.signature("native-crash", signal, name), told + detail, name)
+    sign = signatures.signature("native-crash", signal, name, sign)
+    return ExitJudgement("native-crash", sign, told + detail, name)
+
+
+def _crash(tail: str, row: patterns.Pattern) -> tuple[str, str]:
+    """What a crash says of itself, and what of that tells it from others: the exception of C++ where there was one."""
+    thrown = native.thrown(tail) if row.name == "cpp-terminate" else None
+    if thrown is None or not thrown.what:
+        return f": {_line(tail, row)}", ""
+    return f": {thrown.text[:TEXT_CHARS_MAX]}", signatures.normalise(thrown.text)
+
+
+def _mismatch(found: mismatch.Mismatch, text: str, error: exceptions.PythonError | None = None) -> ExitJudgement:
+    return ExitJudgement(mismatch.KIND, found.signature, text, found.name, error)
 
 
 def _exited(seen: _Evidence) -> ExitJudgement:
@@ -163,8 +181,9 @@ def _exited(seen: _Evidence) -> ExitJudgement:
         return _peer(row, f"{told} after it lost a peer: {_line(seen.tail, row)}", None)
     crash = patterns.first(patterns.NATIVE_CRASH, seen.tail)
     if crash:
-        text = f"{told}: {_line(seen.tail, crash)}"
-        return ExitJudgement("native-crash", signatures.signature("native-crash", crash.name), text, crash.name)
+        detail, sign = _crash(seen.tail, crash)
+        sign = signatures.signature("native-crash", crash.name, sign)
+        return ExitJudgement("native-crash", sign, told + detail, crash.name)
     words = _last_line(seen.tail)
     sign = signatures.signature("exit-code", str(seen.exit.code), signatures.normalise(words))
     return ExitJudgement("exit-code", sign, f"{told}; its last words: {words}" if words else told)
@@ -173,6 +192,9 @@ def _exited(seen: _Evidence) -> ExitJudgement:
 def _raised(seen: _Evidence, last: exceptions.PythonError) -> ExitJudgement:
     """The root of the chain tells whether a peer was lost: clean-up after an error of one's own often says so too."""
     root = seen.chain[0]
+    different = mismatch.of_error(root)
+    if different:
+        return _mismatch(different, different.text, last)
     row = _peer_row(root)
     where = f" in {last.innermost.where}" if last.innermost else ""
     if row:

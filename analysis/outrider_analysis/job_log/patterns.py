@@ -50,6 +50,10 @@ def _crash(name: str, regex: str, source: str) -> Pattern:
     return Pattern(name, "native-crash", re.compile(regex, re.MULTILINE), source)
 
 
+def _mismatch(name: str, regex: str, source: str) -> Pattern:
+    return Pattern(name, "collective-mismatch", re.compile(regex), source, COMMUNICATION_TYPES)
+
+
 def _python(name: str, regex: str, source: str) -> Pattern:
     return Pattern(name, "python-error", re.compile(regex), source)
 
@@ -69,6 +73,19 @@ def _damaged(name: str, regex: str, source: str) -> Pattern:
 # Classes that torch's communication raises. A ConnectionResetError out of the user's own HTTP call is not an echo.
 COMMUNICATION_TYPES: Final = frozenset(
     {"RuntimeError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError", "DistQueueEmptyError"}
+)
+
+MISMATCH: Final = (
+    _mismatch(
+        "gloo-size",
+        r"Received data size doesn't match expected size|op\.preamble\.length <= op\.nbytes",
+        "gloo tcp/pair.cc: a peer sent more than this rank's call takes; recorded with torch 2.13.0",
+    ),
+    _mismatch(
+        "fingerprint",
+        r"Detected mismatch between collectives on ranks",
+        "torch's ProcessGroupWrapper, with TORCH_DISTRIBUTED_DEBUG=DETAIL; recorded with torch 2.13.0",
+    ),
 )
 
 OUT_OF_MEMORY: Final = (
@@ -203,8 +220,8 @@ OWN_FAULT: Final = (
 )
 
 NATIVE_CRASH: Final = (
+    _crash("cpp-terminate", r"^terminate called ", "an exception left a C++ thread"),  # its what() is the cause
     _crash("fatal-python", r"^Fatal Python error: ", "CPython or its faulthandler, before the process dies"),
-    _crash("cpp-terminate", r"^terminate called ", "an exception left a C++ thread"),
     _crash(
         "heap",
         r"double free or corruption|corrupted size vs\. prev_size|^malloc(?:_consolidate)?\(\): |^free\(\): "

@@ -30,6 +30,7 @@ EXIT_WORDS: Final = (
     "disk-full",
     "checkpoint-damaged",
     "checkpoint-torn",
+    "collective-mismatch",
     "start-failed",
     "start-refused",
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from outrider_controller.core import flight_record
 from outrider_controller.core.diagnosis.case import Case, Finding, Judged, cause_of, evidence
 
 ECHOES: Final = frozenset({"asked", "peer-lost"})
@@ -29,13 +30,15 @@ def find(case: Case) -> Finding | None:
     if cause is None:
         return None
     rivals = [j for j in own[1:] if j.signature != first.signature]
+    # Gloo ends whoever got what does not fit, the wrong one or a peer of it; and the job's code is no node's fault.
+    known = first.kind != flight_record.MISMATCH
     return Finding(
         cause=cause,
         confidence=CONFIDENCE_CONTESTED if rivals else CONFIDENCE_ALONE,
-        sentence=_sentence(first),
+        sentence=_sentence(first) if known else f"{_sentence(first)}; which of them was wrong its log does not tell",
         signature=first.signature,
-        ranks=(first.exit.rank,),
-        nodes=(first.node,),
+        ranks=(first.exit.rank,) if known else (),
+        nodes=(first.node,) if known else (),
         evidence=_rows(first, judged, cause),
     )
 

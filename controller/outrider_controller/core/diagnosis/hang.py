@@ -54,8 +54,9 @@ def needs_record(case: Case) -> bool:
 
 
 def _gave_up(judged: tuple[Judged, ...]) -> bool:
-    """Every rank that died by itself died of a lost peer."""
-    return all(j.kind in crash.ECHOES for j in judged) and any(j.kind != "asked" for j in judged)
+    """Every rank that died by itself died of a lost peer, or of calls that do not fit, whoever made the wrong one."""
+    echoes = (*crash.ECHOES, flight_record.MISMATCH)
+    return all(j.kind in echoes for j in judged) and any(j.kind != "asked" for j in judged)
 
 
 def _by_time_out(case: Case) -> Finding | None:
@@ -69,9 +70,22 @@ def _by_time_out(case: Case) -> Finding | None:
     found = joined.verdict
     if found.kind not in flight_record.HUNG or (not found.ranks and case.incident.record is None):
         return None
+    told_by_log = next((j for j in judged if j.kind == flight_record.MISMATCH), None)
+    if told_by_log is not None:
+        return _mismatch(case, joined, told_by_log)
     text = f"{found.sentence}; {len(died)} {'others ' if found.ranks else 'ranks '}gave up waiting by themselves"
     told = stalls.Verdict(found.kind, found.ranks, found.confidence, text)
     return _finding(case, flight_record.Joined(told, joined.doubt))
+
+
+def _mismatch(case: Case, joined: flight_record.Joined, by_log: Judged) -> Finding | None:
+    """A rank's log says that calls did not fit. Looks and records that say so too are surer by that."""
+    found = joined.verdict
+    if found.kind != flight_record.MISMATCH:
+        return None  # then the log alone tells the cause
+    sure = min(flight_record.AGREED_MAX, 1 - (1 - found.confidence) * (1 - crash.CONFIDENCE_CONTESTED))
+    text = f"{found.sentence.rstrip('. ')}; {by_log.text}"
+    return _finding(case, flight_record.Joined(stalls.Verdict(found.kind, found.ranks, sure, text), joined.doubt))
 
 
 def _seen_before(case: Case, died: set[int]) -> stalls.Verdict:

@@ -13,7 +13,7 @@ from outrider_controller.core.diagnosis import crash
 from outrider_controller.core.diagnosis.case import Case, Finding, cause_of, evidence, ranks_of
 
 CONFIDENCE: Final = 0.9
-OWN_BEYOND_DOUBT: Final = frozenset({"killed", "native-crash", "out-of-memory"})
+OWN_BEYOND_DOUBT: Final = frozenset({"killed", "native-crash", "out-of-memory", "collective-mismatch"})
 CLOCK_SLACK_S: Final = 1.0  # stamps of different nodes are compared no finer than this
 
 
