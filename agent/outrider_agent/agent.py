@@ -32,6 +32,7 @@ from outrider_agent import (
     node_view,
     observe,
     orders,
+    pruning,
     report,
     resident,
     spool,
@@ -102,6 +103,7 @@ class Agent:
             self._reporter.answer,
             lambda seen: self._watchers.tell("check", (seen,)),
             self._written.asked,
+            pruning.Pruner(settings.node, self._spool, clock, self._wake),
         )
         own = (disks.Place(str(settings.state), "Outrider's state"), disks.Place(str(runtime), "the agent's spool"))
         self._watch = watch.Watch(

@@ -12,8 +12,8 @@ from typing import Final
 
 from outrider import wire
 from outrider.records import Json
-from outrider_agent import capture, jobs, keepers, rank_look, standing
-from outrider_agent.flight_recorder import gather
+from outrider_agent import capture, jobs, keepers, pruning, rank_look, standing
+from outrider_agent.flight_recorder import gather, keep
 from outrider_agent.keeper import home
 from outrider_agent.signals import processes
 
@@ -25,7 +25,9 @@ class CaptureError(Exception):
 
 
 class Captures:
-    """Carries captures out. ``asked`` is told of jobs whose ranks are about to be asked for dumps, and for how long."""
+    """Carries captures out. ``asked`` is told of jobs whose ranks are about to be asked for dumps, and for how long;
+    ``pruner`` of kept dumps that made room for new ones.
+    """
 
     def __init__(
         self,
@@ -35,6 +37,7 @@ class Captures:
         book: jobs.Book,
         look: capture.Capture,
         asked: Callable[[str, float], None],
+        pruner: pruning.Pruner,
     ) -> None:
         self._node = node
         self._runtime = runtime
@@ -42,6 +45,7 @@ class Captures:
         self._book = book
         self._look = look
         self._asked = asked
+        self._pruner = pruner
 
     async def carry_out(self, order: wire.Order, ranks: Iterable[int], within_s: float) -> Json:
         """What the ranks of the job are doing. Waits for no keeper: one that is busy tells nothing of its ranks."""
@@ -62,6 +66,8 @@ class Captures:
         self._asked(order.job, within_s + SLACK_S)
         logs = self._logs(order.job)
         found = await self._look.look(targets, logs, within_s, self._sought(now, wanted, place, logs))
+        removed = found["flight_recorder"].pop("removed")
+        self._pruner.captures_removed(order.job, now.generation, removed, keep.CAPTURES_MAX)
         return {**found, "ranks": found["ranks"] + missing}
 
     def _standing(self, order: wire.Order) -> tuple[standing.Standing, int]:

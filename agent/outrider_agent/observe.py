@@ -131,6 +131,16 @@ def rank_continued(place: Place, rank: int, pid: int, since: float, at: float) -
     return dataclasses.replace(_of(place, "rank-continued", "info", at, text, evidence), rank=rank)
 
 
+def logs_removed(
+    place: Place, paths: list[str], count: int, why: str, numbers: records.Json, at: float
+) -> records.Observation:
+    """Old logs or dumps of a job were removed to keep within its bounds: the folders ``paths``, of ``count`` in all."""
+    size = f" ({numbers['bytes'] / 2**20:.1f} MiB in {numbers['files']} files)" if "bytes" in numbers else ""
+    more = f" and {count - 1} more" if count > 1 else ""
+    text = f"old logs of job {place.job} on {place.node} were removed{size}: {paths[-1]}{more}; {why}"
+    return _of(place, "logs-removed", "info", at, text, {"paths": paths, "why": why, **numbers})
+
+
 def flight_record_written(place: Place, rank: int, path: str, size: int, at: float) -> records.Observation:
     """torch has dumped a rank's flight record of itself: its watchdog gave up, or an exception ended a collective."""
     text = f"torch wrote the flight record of rank {rank} of job {place.job} on {place.node}: {path}"

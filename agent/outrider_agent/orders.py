@@ -21,7 +21,19 @@ import msgspec
 
 from outrider import clock as clock_module
 from outrider import records, wire
-from outrider_agent import bounded, capture, captures, jobs, keeper_client, keepers, node_check, ports, spool, tasks
+from outrider_agent import (
+    bounded,
+    capture,
+    captures,
+    jobs,
+    keeper_client,
+    keepers,
+    node_check,
+    ports,
+    pruning,
+    spool,
+    tasks,
+)
 from outrider_agent import settings as settings_module
 from outrider_agent.keeper import home
 from outrider_agent.keeper import orders as keeper_orders
@@ -57,6 +69,8 @@ class Limits(msgspec.Struct, frozen=True):
     grace_s: float = 2.0
     memory_bytes: int = 0
     open_files: int = 0
+    attempts_kept: int = 0  # a controller of an older release says nothing, and nothing is removed
+    logs_bytes: int = 0
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -102,6 +116,7 @@ class Start(msgspec.Struct, frozen=True):
     resume_path: str = ""
     fence: tuple[str, ...] = ()
     log_dir: str = ""
+    keep_from: int | None = None  # the first attempt that an open incident may need; None for this one
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -132,6 +147,7 @@ class Orders:
         answer: Callable[[wire.OrderResult], None],
         tell: Callable[[records.Observation], None],
         asked: Callable[[str, float], None],
+        pruner: pruning.Pruner,
     ) -> None:
         self._settings = settings
         self._runtime = runtime
@@ -143,8 +159,9 @@ class Orders:
         self._answer = answer
         self._ports = ports.Ports()
         look = capture.Capture(clock)
-        self._captures = captures.Captures(settings.node, runtime, keepers_, book, look, asked)
+        self._captures = captures.Captures(settings.node, runtime, keepers_, book, look, asked, pruner)
         self._checker = node_check.Checker(settings, keepers_, clock, tell)
+        self._pruner = pruner
         self._threads = bounded.Threads()
         self._running = tasks.Tasks()
         self.carried_out = 0
@@ -166,6 +183,7 @@ class Orders:
     async def close(self) -> None:
         """Let go of what is under way: the next agent is sent the same orders."""
         await self._running.cancel()
+        await self._pruner.close()
 
     async def _carry_out(self, order: wire.Order) -> None:
         about = {"job": order.job, "order": order.order_id, "kind": order.kind, "generation": order.generation}
@@ -236,6 +254,11 @@ class Orders:
             undo()
             raise
         self._keepers.started(held, order.generation, args.attempt, done.pids, done.warm)
+        limits, keep_from = job.limits, args.attempt if args.keep_from is None else args.keep_from
+        self._pruner.begin(
+            pruning.Current(order.job, order.generation, args.attempt, logs),
+            pruning.Bounds(limits.attempts_kept, limits.logs_bytes, keep_from),
+        )
         pids = {str(rank): pid for rank, pid in sorted(done.pids.items())}
         return {"pids": pids, "warm": done.warm, "why_cold": done.why_cold, "seconds": done.seconds}
 

@@ -81,6 +81,7 @@ OBSERVATION_KINDS: Final = (
     "rank-stopped",  # a rank's process is stopped (SIGSTOP, a frozen cgroup); evidence: pid, state, since
     "rank-continued",  # it runs again
     "flight-record-written",  # torch dumped a rank's flight record of itself; evidence: file, bytes
+    "logs-removed",  # logs or dumps of former attempts went, as the job's bounds ask; evidence: paths, why, shared
     "disk-full",  # a file system that the node or its jobs write to has no room; device is its mount point
     "disk-clear",  # it has room again
     "marks-refused",  # garbage on the marks' socket; counted, never fatal

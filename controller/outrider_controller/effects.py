@@ -103,6 +103,7 @@ class Effects:
             placement=tuple(effect.args["placement"]),
             load=checkpoints.load_argument(path, spec.checkpoint_layout),
             fence=(str(directory / checkpoint_effects.FENCE),) if directory else (),
+            keep_from=effect.args.get("keep_from"),
         )
         started = await self._launcher.start(plan)
         pids = {str(rank): pid for rank, pid in sorted(started.pids.items())}

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from outrider import records as spoken
-from outrider_controller import timeline
+from outrider_controller import removed, timeline
 from outrider_controller.core import flight_record, records
 
 Json = spoken.Json
@@ -50,10 +50,11 @@ def incidents(rows: Iterable[records.Row], job: str | None = None, now: float | 
         now = max((row.at for row in rows), default=0.0)
     names = [job] if job is not None else submitted(rows)
     found = [
-        (story.opened.at, document(story, phases.get(story.opened.incident, {}), begins, now))
+        (story.opened.at, document(story, phases.get(story.opened.incident, {}), begins, now, gone))
         for name in names
         for life in timeline.lives(rows, name)
         for phases, begins in [_owned(life, now)]
+        for gone in [removed.Removed(life.rows)]
         for story in stories(life.rows)
     ]
     return [one for _, one in sorted(found, key=lambda item: item[0])]
@@ -89,8 +90,10 @@ def stories(rows: Sequence[records.Row]) -> list[Story]:
     return list(known.values())
 
 
-def document(story: Story, phases: dict[str, float], begins: dict[str, float], now: float) -> Json:
-    """One incident as in ``outrider incidents --json``."""
+def document(
+    story: Story, phases: dict[str, float], begins: dict[str, float], now: float, gone: removed.Removed
+) -> Json:
+    """One incident as in ``outrider incidents --json``. ``gone``: files that are not there any more."""
     opened, found, decision, closed = story.opened, story.diagnosed, story.decision, story.closed
     alternatives = next((d.alternatives for d in reversed(story.decisions) if d.alternatives), ())
     begin = begins.get(opened.incident, opened.fault_at)
@@ -110,8 +113,8 @@ def document(story: Story, phases: dict[str, float], begins: dict[str, float], n
         "cause_group": found.cause_group if found else None,
         "confidence": found.confidence if found else 0.0,
         "suspects": _suspects(found),
-        "evidence": [_evidence(row) for row in found.evidence] if found else [],
-        "flight_recorder": story.record,
+        "evidence": [gone.evidence(_evidence(row)) for row in found.evidence] if found else [],
+        "flight_recorder": gone.record(story.record),
         "signature": found.signature if found else None,
         "action": decision.decision if decision else None,
         "reason": decision.reason if decision else None,

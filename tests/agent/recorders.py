@@ -130,7 +130,13 @@ class Job:
         self.begun = node.state / "begun"
 
     async def start(
-        self, how: dict[int, str], generation: int = 1, env: dict[str, str] | None = None, launcher: bool = False
+        self,
+        how: dict[int, str],
+        generation: int = 1,
+        env: dict[str, str] | None = None,
+        launcher: bool = False,
+        attempt: int = 0,
+        limits: dict[str, int] | None = None,
     ) -> None:
         """Start the ranks; each does as ``how`` says, or answers its pipe. ``launcher``: a rank of ours starts them."""
         script = self.node.state / "recorders.py"
@@ -153,8 +159,9 @@ class Job:
             "cwd": str(self.node.state),
             "ranks_per_node": len(ranks),
             "env": env or {},
+            "limits": limits or {},
         }
-        place = {"attempt": 0, "world_size": len(ranks), "nnodes": 1, "node_rank": 0, "ranks": ranks}
+        place = {"attempt": attempt, "world_size": len(ranks), "nnodes": 1, "node_rank": 0, "ranks": ranks}
         address = {"master_addr": "127.0.0.1", "master_port": 29999, "resume_path": "", "fence": []}
         started = await self.controller.order("start", {"spec": spec, **place, **address}, generation=generation)
         assert started.ok, started.error

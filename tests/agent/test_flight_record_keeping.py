@@ -23,8 +23,11 @@ from tests.agent import world
 
 
 def test_the_oldest_captures_go_and_the_newest_never(tmp_path: Path) -> None:
+    went: list[str] = []
+
     def made(name: str) -> Path:
-        path, held = keep.folder(tmp_path, "n0", name)
+        path, held, gone = keep.folder(tmp_path, "n0", name)
+        went.extend(Path(each).name for each in gone)
         os.close(held)
         return Path(path)
 
@@ -32,6 +35,7 @@ def test_the_oldest_captures_go_and_the_newest_never(tmp_path: Path) -> None:
         (made(f"2026-{number:02d}") / "rank_0").write_bytes(b"x" * 1000)
     left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
     assert left == [f"2026-{number:02d}" for number in range(12 - keep.CAPTURES_MAX, 12)]
+    assert went == [f"2026-{number:02d}" for number in range(12 - keep.CAPTURES_MAX)], "what went is told"
     big = tmp_path / keep.FOLDER / "n0" / "2026-11" / "rank_0"
     os.truncate(big, keep.BYTES_MAX + 1)
     made("2026-12")

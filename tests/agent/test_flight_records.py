@@ -279,3 +279,37 @@ def resident_mib(pid: int) -> float:
     """Resident memory of a process."""
     rows = dict(row.split(":", 1) for row in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in row)
     return int(rows["VmRSS"].split()[0]) / 1024
+
+
+def test_captures_that_make_room_for_a_new_one_are_told() -> None:
+    async def scenario(job: recorders.Job) -> None:
+        above = job.node.state / "logs" / "j" / keep.FOLDER / "n0"
+        above.mkdir(parents=True, mode=0o700)
+        for path in (above.parent, above):
+            path.chmod(0o700)
+        for number in range(keep.CAPTURES_MAX + 1):
+            (above / f"2020-{number:02d}").mkdir()
+        await job.start({})
+        await job.capture()
+        (seen,) = await world.until(lambda: job.controller.observed("logs-removed"), "the news")
+        assert seen.evidence["paths"] == [str(above / "2020-01"), str(above / "2020-00")]
+        assert seen.evidence["why"] == f"removed after {keep.CAPTURES_MAX} newer captures"
+
+    recorders.play(scenario)
+
+
+def test_a_start_removes_what_the_jobs_bounds_no_longer_allow() -> None:
+    async def scenario(job: recorders.Job) -> None:
+        logs = job.node.state / "logs" / "j"
+        for number in range(4):
+            old = logs / f"attempt-{number}" / "rank_0.log"
+            old.parent.mkdir(parents=True)
+            old.touch()
+            os.utime(old, (0, 0))
+        await job.start({}, attempt=4, limits={"attempts_kept": 2})
+        (seen,) = await world.until(lambda: job.controller.observed("logs-removed"), "the news")
+        assert seen.evidence["paths"] == [str(logs / f"attempt-{number}") for number in range(3)]
+        assert sorted(path.name for path in logs.glob("attempt-*")) == ["attempt-3", "attempt-4"]
+        assert (logs / "attempt-4" / "rank_0.log").exists()
+
+    recorders.play(scenario)

@@ -77,6 +77,7 @@ class Collection:
         self.answers: dict[int, list[str]] = {}
         self.silent: list[int] = []  # ranks whose stacks did not come
         self.space = room.Room()
+        self.removed: list[str] = []  # older captures, for this one
 
     def run(self) -> None:
         """All of it; says what is known whenever that is more than before."""
@@ -127,7 +128,7 @@ class Collection:
     def _make_folder(self) -> bool:
         for above in self.plan["keep"]:
             try:
-                self.folder, held = keep.folder(Path(above), self.plan["node"], self.plan["name"])
+                self.folder, held, self.removed = keep.folder(Path(above), self.plan["node"], self.plan["name"])
                 os.fchdir(held)  # all files below are named within it: its path may lead elsewhere a moment later
                 os.close(held)
                 return True
@@ -293,7 +294,8 @@ class Collection:
 def say(digest: Any, files: dict[int, str], told: Collection) -> None:
     """One line with all that is known."""
     paths = {str(rank): os.path.join(told.folder, path) for rank, path in sorted(files.items())}
-    known = {"digest": digest, "files": paths, "notes": told.notes, "silent": sorted(told.silent)}
+    known = {"digest": digest, "files": paths, "notes": told.notes}
+    known |= {"silent": sorted(told.silent), "removed": told.removed}
     ask.write(1, json.dumps(known, separators=(",", ":")).encode() + b"\n")
 
 

@@ -39,6 +39,7 @@ class _Said(msgspec.Struct):
     files: dict[str, str]
     notes: list[str]
     silent: list[int]
+    removed: list[str] = []  # older captures that made room
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class Gatherer:
         self._silent: dict[tuple[str, int], set[int]] = {}
 
     async def gather(self, sought: Sought, name: str, within_s: float) -> Json:
-        """``{"digest", "files", "notes"}`` within ``within_s`` seconds; dumps go to folder ``name``. Raises nothing."""
+        """``{"digest", "files", "notes"}`` within ``within_s`` seconds, and ``"removed"``, older captures; dumps go to
+        folder ``name``. Raises nothing.
+        """
         said: list[Json] = []
         why = "no time was left for collecting flight records"
         try:
@@ -77,7 +80,7 @@ class Gatherer:
             log.warning("flight records were not collected in time", extra={"job": sought.job, "why": why})
         except OSError as error:
             why = f"no process for collecting flight records could be started: {error.strerror or error}"
-        answer = said[-1] if said else {"digest": None, "files": {}, "notes": []}
+        answer = said[-1] if said else {"digest": None, "files": {}, "notes": [], "removed": []}
         if silent := answer.pop("silent", None):
             self._silent.setdefault((sought.job, sought.generation), set()).update(silent)
             while len(self._silent) > JOBS_MAX:

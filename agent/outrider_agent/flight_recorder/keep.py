@@ -113,21 +113,21 @@ def _write(source: int, part: str, size: int, space: room.Room) -> None:
         os.close(descriptor)
 
 
-def folder(above: Path, node: str, name: str) -> tuple[str, int]:
-    """Make ``above/flight-records/node/name``, for our eyes alone, and let older ones beside it go; its path and a
-    descriptor of it. Raises OSError.
+def folder(above: Path, node: str, name: str) -> tuple[str, int, list[str]]:
+    """Make ``above/flight-records/node/name``, for our eyes alone, and let older ones beside it go; its path, a
+    descriptor of it, and the paths of those that went. Raises OSError.
     """
     at = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         room.check(at)
         for step in (FOLDER, node):
             at = _below(at, step, above)
-        _make_room(at)
+        gone = _make_room(at)
         os.mkdir(name, 0o700, dir_fd=at)
         held = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
     finally:
         os.close(at)
-    return str(above / FOLDER / node / name), held
+    return str(above / FOLDER / node / name), held, [str(above / FOLDER / node / each) for each in gone]
 
 
 def _below(at: int, name: str, above: Path) -> int:
@@ -146,8 +146,11 @@ def _below(at: int, name: str, above: Path) -> int:
     return inner
 
 
-def _make_room(at: int) -> None:
-    """Remove the oldest captures beyond the bounds, so that one more keeps them. The newest that is there stays."""
+def _make_room(at: int) -> list[str]:
+    """Remove the oldest captures beyond the bounds, so that one more keeps them; their names. The newest that is there
+    stays.
+    """
+    gone: list[str] = []
     found: list[tuple[str, int]] = []
     for name in sorted(os.listdir(at), reverse=True):  # they begin with their time
         with contextlib.suppress(OSError):
@@ -157,6 +160,8 @@ def _make_room(at: int) -> None:
         total += size
         if place and (place >= CAPTURES_MAX - 1 or total > BYTES_MAX):
             shutil.rmtree(name, ignore_errors=True, dir_fd=at)
+            gone.append(name)
+    return gone
 
 
 def _bytes(at: int, name: str) -> int:

@@ -322,6 +322,7 @@ def plan_attempt(turn: Turn, name: str, nodes: tuple[str, ...], path: str, step:
         placement=list(nodes),
         resume_path=path,
         resume_step=step,
+        keep_from=job.incident.attempt if job.incident else planned.attempt,
     )
 
 

@@ -29,6 +29,8 @@ class Limits:
     memory_bytes: int = 0  # address space of a rank (RLIMIT_AS); 0 for none
     open_files: int = 0  # RLIMIT_NOFILE of a rank; 0 leaves the system's
     verify_s: float = 120.0  # a restart waits so long for checkpoints to be verified, then it takes what is known
+    attempts_kept: int = 20  # logs and dumps of so many newest attempts stay on the nodes; 0 removes none
+    logs_bytes: int = 32 << 30  # of all these in one log directory; the oldest go; 0 for no bound
     stall_s: float = 20.0  # floor for a step without a sign of progress; other phases have multiples; 0 for no watch
 
 
@@ -159,6 +161,8 @@ def _not_negative(spec: JobSpec) -> None:
         "peak_tflops": spec.peak_tflops,
         "limits.memory_bytes": spec.limits.memory_bytes,
         "limits.open_files": spec.limits.open_files,
+        "limits.attempts_kept": spec.limits.attempts_kept,
+        "limits.logs_bytes": spec.limits.logs_bytes,
         "limits.stall_s": spec.limits.stall_s,
         "limits.verify_s": spec.limits.verify_s,
     }

@@ -30,6 +30,7 @@ class Plan:
     placement: tuple[str, ...]
     load: str = ""
     fence: tuple[str, ...] = ()  # files that say which generation may commit checkpoints
+    keep_from: int | None = None  # the first attempt whose logs an open incident may need; None for this one
 
     def ranks(self, place: int) -> list[int]:
         """Ranks of the node at ``place`` in the placement."""

@@ -216,6 +216,7 @@ class AgentsLauncher:
             "resume_path": plan.load,
             "fence": list(plan.fence),
             "log_dir": spec.log_dir,
+            "keep_from": plan.attempt if plan.keep_from is None else plan.keep_from,
         }
         node = plan.placement[place]
         return await self._ask(

@@ -1,0 +1,194 @@
+"""What former attempts left is removed within bounds: real folders and processes, links that lead elsewhere, files of
+others, nodes that share a disk, an agent that runs as root.
+"""
+
+import asyncio
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outrider import clock
+from outrider_agent import old_attempts, pruning
+from tests.agent import world
+
+PLAN = {"node": "n0", "attempt": 9, "generation": 10, "keep_from": 9, "attempts": 3, "bytes": 0}
+
+
+def attempt(logs: Path, number: int, size: int = 4096, age_s: float = 3600.0, node: str = "n0") -> Path:
+    """What an attempt leaves: a log, an error file, and a dump of torch's."""
+    folder = logs / f"attempt-{number}"
+    dumps = folder / "fr" / node / f"generation-{number + 1}"
+    dumps.mkdir(parents=True, exist_ok=True)
+    for path in (folder / "rank_0.log", folder / "rank_0.error.json", dumps / "rank_0"):
+        path.write_bytes(b"x" * size)
+        os.utime(path, (time.time() - age_s, time.time() - age_s))
+    return folder
+
+
+def prune(logs: Path, **changed: object) -> old_attempts.Told:
+    """Another round: whoever laid a claim before has been long ago."""
+    for path in logs.glob(f"{old_attempts.CLAIM}*"):
+        path.unlink()
+    return old_attempts.prune({**PLAN, "logs": str(logs), **changed})
+
+
+def left(logs: Path) -> list[int]:
+    """Attempts that are there."""
+    return sorted(int(path.name.removeprefix("attempt-")) for path in logs.glob("attempt-*"))
+
+
+def test_the_newest_attempts_stay_and_the_oldest_go_first(tmp_path: Path) -> None:
+    for number in range(10):
+        attempt(tmp_path, number)
+    (tmp_path / "flight-records" / "n0").mkdir(parents=True)
+    told = prune(tmp_path)
+    assert left(tmp_path) == [7, 8, 9]
+    assert [one.number for one in told.removed] == [0, 1, 2, 3, 4, 5, 6]
+    assert {one.files for one in told.removed} == {3}
+    assert (tmp_path / "flight-records" / "n0").is_dir(), "what the agent keeps is bounded where it is kept"
+    assert prune(tmp_path).removed == []
+    assert prune(tmp_path, attempts=0).removed == [], "no bound, nothing goes"
+    prune(tmp_path, attempts=1)
+    assert left(tmp_path) == [9], "the attempt that runs stays whatever the bound is"
+
+
+def test_bytes_are_counted_from_the_newest_on(tmp_path: Path) -> None:
+    for number in range(10):
+        attempt(tmp_path, number, size=100_000 if number == 6 else 4096)
+    each = old_attempts._measure(os.open(tmp_path, os.O_RDONLY), 9).bytes
+    prune(tmp_path, attempts=0, bytes=4 * each)
+    assert left(tmp_path) == [7, 8, 9], "where the bound is passed all older ones go"
+    attempt(tmp_path, 9, size=1_000_000)
+    prune(tmp_path, attempts=0, bytes=4 * each)
+    assert left(tmp_path) == [9]
+
+
+def test_what_an_open_incident_may_need_and_what_is_written_to_stays(tmp_path: Path) -> None:
+    for number in range(10):
+        attempt(tmp_path, number)
+    attempt(tmp_path, 12)  # of a life of the job before this one, or of one that is ahead of this node
+    attempt(tmp_path, 2, age_s=1.0)
+    prune(tmp_path, attempts=1, keep_from=6)
+    assert left(tmp_path) == [2, 6, 7, 8, 9, 12]
+
+
+def test_no_link_is_followed_and_what_others_have_laid_there_stays_and_is_told(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    attempt(outside, 1)
+    logs = tmp_path / "logs"
+    for number in range(10):
+        attempt(logs, number)
+    (logs / "attempt-0" / "notes.txt").write_text("mine")
+    (logs / "attempt-1" / "fr" / "n0" / "generation-2" / "rank_1").symlink_to("/nowhere")
+    (logs / "attempt-1" / "rank_7.log").symlink_to(outside / "attempt-1" / "rank_0.log")
+    (logs / "attempt-1" / "fr" / "n1").symlink_to(outside / "attempt-1" / "fr" / "n0")
+    (logs / "attempt-2" / "fr" / "n0" / "generation-3" / "rank_0").unlink()
+    (logs / "attempt-2" / "fr" / "n0" / "generation-3").rmdir()
+    (logs / "attempt-2" / "fr" / "n0" / "generation-3").symlink_to(outside)
+    os.mkfifo(logs / "attempt-3" / "rank_8.log")
+    for path in logs.rglob("*"):
+        os.utime(path, (time.time() - 3600, time.time() - 3600), follow_symlinks=False)
+    (logs / "attempt-4").rename(tmp_path / "away")
+    (logs / "attempt-4").symlink_to(tmp_path / "away")
+    (logs / "attempt-05").mkdir()
+    told = prune(logs)
+    assert sorted(path.name for path in outside.rglob("*") if path.is_file()) == [
+        "rank_0",
+        "rank_0.error.json",
+        "rank_0.log",
+    ]
+    assert len(list((tmp_path / "away").rglob("rank_*"))) == 3
+    assert (logs / "attempt-0" / "notes.txt").read_text() == "mine"
+    assert not list((logs / "attempt-0").glob("rank_*"))
+    assert "attempt-0/notes.txt: Directory not empty" in told.left
+    assert [one.number for one in told.removed] == [0, 1, 2, 3, 5, 6]
+    assert (logs / "attempt-05").is_dir()
+    assert not (logs / "attempt-3").exists()
+
+
+def test_of_nodes_that_share_a_disk_the_first_does_it_for_all(tmp_path: Path) -> None:
+    for number in range(10):
+        attempt(tmp_path, number)
+        attempt(tmp_path, number, node="n1")
+    plan = {**PLAN, "logs": str(tmp_path)}
+    told = old_attempts.prune(plan)
+    assert told.shared
+    assert len(told.removed) == 7
+    attempt(tmp_path, 0)
+    again = old_attempts.prune({**plan, "node": "n1"})
+    assert again.claimed
+    assert not again.removed
+    assert left(tmp_path) == [0, 7, 8, 9]
+    assert [one.number for one in old_attempts.prune({**plan, "generation": 11}).removed] == [0]
+    assert len(list(tmp_path.glob(f"{old_attempts.CLAIM}*"))) == 1, "claims do not grow in number"
+
+
+def test_a_log_directory_that_is_gone_is_said() -> None:
+    line = json.dumps({**PLAN, "logs": "/nowhere/at/all"}) + "\n"
+    words = [sys.executable, "-m", "outrider_agent.old_attempts"]
+    done = subprocess.run(words, input=line, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"error": "/nowhere/at/all: No such file or directory"}
+
+
+class Spool:
+    """Takes what is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def add(self, one: Any) -> None:
+        """Take one."""
+        self.told.append(one)
+
+
+def run(logs: Path, **changed: int) -> Any:
+    """One round of an agent's part, and what it told."""
+    kept: Any = Spool()
+
+    async def scenario() -> None:
+        pruner = pruning.Pruner("n0", kept, clock.RealClock(), lambda: None)
+        bounds = dataclasses.replace(pruning.Bounds(2, 1 << 40, 9), **changed)
+        pruner.begin(pruning.Current("j", 10, 9, logs), bounds)
+        await world.until(lambda: not pruner._tasks.running("j"), "the end of it")
+        await pruner.close()
+
+    asyncio.run(scenario())
+    return kept.told
+
+
+def test_an_agent_tells_what_it_has_removed(tmp_path: Path) -> None:
+    for number in range(10):
+        attempt(tmp_path, number)
+    (one,) = run(tmp_path)
+    assert (one.kind, one.severity, one.job, one.generation, one.node) == ("logs-removed", "info", "j", 10, "n0")
+    assert one.evidence["paths"] == [str(tmp_path / f"attempt-{number}") for number in range(8)]
+    assert one.evidence["why"] == "removed after 2 attempts or 1.02e+03 GiB"
+    assert (one.evidence["files"], one.evidence["shared"]) == (24, False)
+    assert "attempt-7 and 7 more; removed after 2 attempts" in one.text
+    assert left(tmp_path) == [8, 9]
+    assert run(tmp_path, attempts=0, bytes=0) == []
+    assert run(tmp_path / "none") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_an_agent_of_root_has_no_more_rights_there_than_whom_the_logs_belong_to() -> None:
+    with world.short_directory() as above:
+        above.chmod(0o755)
+        logs = above / "logs"
+        for number in range(10):
+            attempt(logs, number)
+        for path in (logs, *logs.rglob("*")):
+            os.lchown(path, 65534, 65534)
+        theirs = logs / "attempt-3"
+        os.chown(theirs, 0, 0)
+        theirs.chmod(0o755)
+        run(logs)
+        assert left(logs) == [3, 8, 9], "what is closed to them stays"
+        assert (theirs / "rank_0.log").exists()
