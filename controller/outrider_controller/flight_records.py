@@ -202,7 +202,7 @@ class Gathering:
         for node, given in told.items():
             for note in notes[:NOTES_MAX] if isinstance(notes := given.get("notes"), list) else ():
                 nodes.setdefault(str(note), []).append(node)
-        theirs = [f"{_named(who)}: {note}"[:NOTE_CHARS_MAX] for note, who in nodes.items()]
+        theirs = [f"{_named(sorted(who))}: {note}"[:NOTE_CHARS_MAX] for note, who in nodes.items()]
         away = len(self._ranks) - self._answered
         late = [f"{away} of {len(self._ranks)} nodes had not answered"] if away > 0 else []
         said = [*late, *self._notes, *theirs]
