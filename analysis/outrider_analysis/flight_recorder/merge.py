@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ _AXIS: Final = {
 }
 _AXIS_OF: Final = {word: axis for axis, words in _AXIS.items() for word in words}
 _DEFAULT: Final = "default_pg"  # torch's word for the group of all ranks
+RUNS_SAID: Final = 8  # of ranks in a note
 _DRESSING: Final = re.compile(r"^(mesh|device_mesh|group|pg)_|_(group|pg|comm)$")
 
 
@@ -138,15 +139,24 @@ def _bare(description: str) -> str:
 def _newest(given: Sequence[model.RankDigest]) -> tuple[dict[int, model.RankDigest], list[str]]:
     """One digest for each rank: of several the one that knows most."""
     ranks: dict[int, model.RankDigest] = {}
-    problems = []
+    again: set[int] = set()
     for item in given:
         other = ranks.get(item.rank)
         if other is not None:
-            problems.append(f"rank {item.rank} was given more than once; the newest dump counts")
+            again.add(item.rank)
             if (_age(other), repr(other)) >= (_age(item), repr(item)):  # the same one, whichever came first
                 continue
         ranks[item.rank] = item
-    return dict(sorted(ranks.items())), problems[:16]
+    return dict(sorted(ranks.items())), list(_given_again(again))
+
+
+def _given_again(found: set[int]) -> Iterator[str]:
+    if len(found) == 1:
+        yield f"rank {min(found)} was given more than once; the newest dump counts"
+    elif found:
+        text = ranges.encode(sorted(found)).replace(":", " by ").split(",")
+        named = ", ".join(text[:RUNS_SAID]) + (" and others" if len(text) > RUNS_SAID else "")
+        yield f"ranks {named} were given more than once; the newest dump of each counts"
 
 
 def _age(item: model.RankDigest) -> tuple[int, ...]:
