@@ -249,6 +249,20 @@ def test_torchs_comparison_of_calls_tells_what_each_side_called() -> None:
     )
 
 
+def test_a_lost_peer_is_told_with_the_line_of_the_job_that_waited() -> None:
+    found = job_log.judge(ended(tail=GLOO_CLOSED))
+    assert "lost a peer in all_reduce at train.py:12 in <module>: " in found.text
+    told = dataclasses.replace(
+        ended(tail=GLOO_CLOSED),
+        error_type="RuntimeError",
+        error_message="Connection closed by peer",
+        error_where="distributed_c10d.py:3252 in all_reduce",
+    )
+    assert "lost a peer in all_reduce at train.py:12 in <module>: " in job_log.judge(told).text
+    elsewhere = dataclasses.replace(told, error_where="distributed_c10d.py:9 in barrier")
+    assert "lost a peer in distributed_c10d.py:9 in barrier: " in job_log.judge(elsewhere).text
+
+
 def test_what_was_thrown_below_python_outweighs_the_abort_that_followed() -> None:
     words = "terminate called after throwing an instance of 'c10::AcceleratorError'\n  what():  CUDA error: {}\n"
     dump = 'Fatal Python error: Aborted\n\nThread 0x1 (most recent call first):\n  File "/a.py", line 3 in f\n'

@@ -16,6 +16,7 @@ MESSAGE_LINES_MAX = 12  # NCCL's message has its verdict on the second line, and
 MESSAGE_CHARS_MAX = 2000
 TEXT_CHARS_MAX = 240
 
+_TORCH: Final = "/torch/"
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # torch's excepthook writes "[rank3]: ", torchrun's tee "[default3]:", srun --label "3: ".
 _PREFIX: Final = re.compile(r"^(?:\[(?:rank|default)\d+\]:[ ]?|\d{1,6}: )")
@@ -67,6 +68,13 @@ class PythonError:
     def innermost(self) -> Frame | None:
         """Where it was raised."""
         return self.frames[-1] if self.frames else None
+
+    @property
+    def users(self) -> Frame | None:
+        """The innermost frame that is not torch's, where it was raised within torch."""
+        if self.innermost is None or _TORCH not in self.innermost.file:
+            return None
+        return next((frame for frame in reversed(self.frames) if _TORCH not in frame.file), None)
 
     @property
     def text(self) -> str:

@@ -6,6 +6,7 @@ kind speaks of this rank alone; who is to blame among several is for the diagnos
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -100,9 +101,15 @@ def _gather(exit_: records.RankExit) -> _Evidence:
     if exit_.error_type:
         told = _told(exit_)
         # The error file tells how it ended, the log how it came to that: keep the log's chain if it ends likewise.
-        chain = (*chain[:-1], told) if chain and chain[-1].name == told.name else (told,)
+        chain = (*chain[:-1], _whole(told, chain[-1])) if chain and chain[-1].name == told.name else (told,)
     signal = exit_.signal or (None if chain else _SHELL_SIGNALS.get(exit_.code or 0))
     return _Evidence(exit_, signal, chain, "\n".join(exceptions.clean(exit_.log_tail)))
+
+
+def _whole(told: exceptions.PythonError, logged: exceptions.PythonError) -> exceptions.PythonError:
+    """The error file's exception with the log's frames, of which that file has the innermost alone."""
+    same = told.innermost and logged.innermost and told.innermost.where == logged.innermost.where
+    return dataclasses.replace(told, frames=logged.frames) if same else told
 
 
 def _told(exit_: records.RankExit) -> exceptions.PythonError:
@@ -199,6 +206,7 @@ def _raised(seen: _Evidence, last: exceptions.PythonError) -> ExitJudgement:
     where = f" in {last.innermost.where}" if last.innermost else ""
     if row:
         name, words = row
+        where = f" in {last.innermost.function} at {last.users.where}" if last.users and last.innermost else where
         sign = signatures.signature("peer-lost", name)
         return ExitJudgement("peer-lost", sign, f"lost a peer{where}: {words}", name, last)
     blamed = root if _peer_row(last) else last

@@ -50,8 +50,7 @@ def of_error(error: exceptions.PythonError) -> Mismatch | None:
     row = patterns.first(patterns.MISMATCH, error.message, error.name)
     if row is None:
         return None
-    users = [frame for frame in error.frames if "/torch/" not in frame.file]
-    frame = users[-1] if users else error.innermost
+    frame = error.users or error.innermost
     where = f" at {frame.where}" if frame else ""
     called = [_called(found) for found in list(_CALLED.finditer(error.message))[:2]]
     what = " and ".join(called) if len(called) == 2 else error.text
