@@ -7,6 +7,7 @@ import typing
 import pytest
 
 from outrider_analysis.flight_recorder import memberships, merge, model, verdict
+from outrider_analysis.flight_recorder.verdict import order
 from tests.flight_recorder import test_hints
 
 Group = memberships.Group
@@ -171,3 +172,24 @@ def test_a_rank_that_told_nothing_has_the_members_that_its_peers_tell() -> None:
     answer = verdict.judge(merge.merge([beside], None, None, 16))
     assert answer.culprits == (7,)
     assert answer.confidence >= 0.7
+
+
+def test_a_call_left_out_among_calls_that_come_again_is_not_told_as_two_that_were_swapped() -> None:
+    def calls(text: str) -> list[order.Call]:
+        numbers: dict[str, int] = {}
+        found = []
+        for kind in text:
+            numbers[kind] = numbers.get(kind, 0) + 1
+            found.append((kind, False, numbers[kind], "all_reduce", -1))
+        return found
+
+    def how(mine: str, theirs: str) -> str:
+        i, j, told = order.compare(calls(mine), calls(theirs))
+        assert told == "differ"
+        return order._how(calls(mine), i, calls(theirs), j)
+
+    assert how("tqpqwtpqw", "tqpqwtqpqw") == "skipped"
+    assert how("tqpqwtpqw", "tqpqwtqpq") == "skipped", "as far as the others have come"
+    assert how("tqpqwtqqpqw", "tqpqwtqpqw") == "extra"
+    assert how("tqpqwtpqqw", "tqpqwtqpqw") == "swapped"
+    assert how("tqpqwtpq", "tqpqwtqp") == "swapped", "nothing follows that could tell"

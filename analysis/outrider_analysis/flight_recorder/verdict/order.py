@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import eq
 from typing import Final
 
 from outrider_analysis.flight_recorder import digest, model
@@ -253,8 +254,16 @@ def _how(mine: list[Call], i: int, theirs: list[Call], j: int) -> str:
     later = other.index(own[0]) if own[0] in other else LOOK  # of mine among theirs
     sooner = own.index(other[0]) if other[0] in own else LOOK
     if later == sooner and (later < LOOK or (mine[i][1] and theirs[j][1])):
-        return "swapped"
+        # Calls that come again and again look swapped also where one of them is left out: then what follows differs.
+        shifts = [how for how, fits in (("skipped", _fits(own, other[1:])), ("extra", _fits(own[1:], other))) if fits]
+        after = max(later, 1) + 1
+        return shifts[0] if len(shifts) == 1 and not _fits(own[after:], other[after:]) else "swapped"
     return "skipped" if later <= sooner else "extra"
+
+
+def _fits(one: Sequence[object], other: Sequence[object]) -> bool:
+    """Are they the same as far as both go, and do both go anywhere?"""
+    return bool(one) and bool(other) and all(map(eq, one, other))
 
 
 def _stages(merged: Merged) -> dict[int, tuple[object, ...]]:
