@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from outrider_analysis.flight_recorder.verdict import hidden, moving, revealed, room, transfers, words
+from outrider_analysis.flight_recorder.verdict import failed, hidden, moving, revealed, room, transfers, words
 from outrider_analysis.flight_recorder.verdict.case import Case
 from outrider_analysis.flight_recorder.verdict.finding import CONFIDENCE, UNKNOWN, Finding
 from outrider_analysis.flight_recorder.verdict.graph import Node
@@ -53,7 +53,8 @@ def _weigh(case: Case, findings: list[Finding], hints: Hints, shown: revealed.Re
     circles = transfers.find(case, hints, shown.waiting)
     if circles and not any(f.circle and f.proof for f in findings):
         return circles
-    findings = [_without_device(case, finding) for finding in findings]
+    dark = {rank for rank in case.merged.absent if hints.of(rank).state == "unknown"}
+    findings = failed.settle(case, [_without_device(case, finding) for finding in findings], dark)
     for finding in findings:
         _contradicted(case, finding, hints)
     doubtful = [f for f in findings if _is_doubtful(case, f, hints)]
