@@ -104,6 +104,7 @@ class Agent:
             lambda seen: self._watchers.tell("check", (seen,)),
             self._written.asked,
             pruning.Pruner(settings.node, self._spool, clock, self._wake),
+            lambda: node_view.gpus(self._watchers),
         )
         own = (disks.Place(str(settings.state), "Outrider's state"), disks.Place(str(runtime), "the agent's spool"))
         self._watch = watch.Watch(

@@ -58,11 +58,11 @@ POWER: Final[tuple[tuple[str, str, str], ...]] = (
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank that runs here. ``local_rank``: which of the node's, and so which GPU by torchrun's custom."""
+    """One rank that runs here. ``gpu``: the index of the one it uses, ``unknown`` where that cannot be told."""
 
     job: str
     rank: int
-    local_rank: int
+    gpu: str
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def families(node: Node, name: str, make: Maker) -> Iterable[core.Metric]:
     yield make.gauge("outrider_findings", "what is wrong on this node and not over", by_severity)
     yield from _node_families(node, known, make)
     ranks = {_rank_labels(one, name): 1 for one in node.ranks}
-    yield make.info("outrider_rank", "where each rank runs; gpu is its place among the node's ranks", ranks)
+    yield make.info("outrider_rank", "where each rank runs; gpu is the index of the one it uses", ranks)
 
 
 def _gpu_families(node: Node, known: Mapping[tuple[str, str], readings.Reading], make: Maker) -> Iterable[core.Metric]:
@@ -176,7 +176,7 @@ def _labels(device: str, node: Node, name: str) -> tuple[tuple[str, str], ...]:
 
 
 def _rank_labels(one: Rank, name: str) -> tuple[tuple[str, str], ...]:
-    return ("gpu", str(one.local_rank)), ("Hostname", name), ("job", one.job), ("rank", str(one.rank))
+    return ("gpu", one.gpu), ("Hostname", name), ("job", one.job), ("rank", str(one.rank))
 
 
 def _gpus(node: Node) -> list[str]:

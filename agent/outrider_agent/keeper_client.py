@@ -90,6 +90,7 @@ class Started:
     warm: bool
     why_cold: str | None
     seconds: float
+    visible_devices: str | None = None
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,9 @@ class Keepers:
             keeper = await keeper_client.start(settings)
             return self._follow(keeper, standing.of_state(self._node, keeper.hello.state))
 
-    def started(self, held: Held, generation: int, attempt: int, pids: dict[int, int], warm: bool) -> None:
+    def started(self, held: Held, generation: int, attempt: int, done: keeper_client.Started) -> None:
         """The answer to a start order says what runs; the event that says the same comes before or after it."""
-        held.standing.started(generation, attempt, pids, warm)
+        held.standing.started(generation, attempt, done.pids, done.warm, done.visible_devices)
         self._remember(held)
 
     async def wait_ended(self, held: Held, generation: int, patience_s: float) -> set[int]:

@@ -33,6 +33,7 @@ from outrider_agent import (
     pruning,
     spool,
     tasks,
+    visible,
 )
 from outrider_agent import settings as settings_module
 from outrider_agent.keeper import home
@@ -148,6 +149,7 @@ class Orders:
         tell: Callable[[records.Observation], None],
         asked: Callable[[str, float], None],
         pruner: pruning.Pruner,
+        devices: Callable[[], records.Json] = dict,
     ) -> None:
         self._settings = settings
         self._runtime = runtime
@@ -162,6 +164,7 @@ class Orders:
         self._captures = captures.Captures(settings.node, runtime, keepers_, book, look, asked, pruner)
         self._checker = node_check.Checker(settings, keepers_, clock, tell)
         self._pruner = pruner
+        self._devices = devices
         self._threads = bounded.Threads()
         self._running = tasks.Tasks()
         self.carried_out = 0
@@ -253,14 +256,18 @@ class Orders:
         except keeper_client.KeeperError:
             undo()
             raise
-        self._keepers.started(held, order.generation, args.attempt, done.pids, done.warm)
+        self._keepers.started(held, order.generation, args.attempt, done)
         limits, keep_from = job.limits, args.attempt if args.keep_from is None else args.keep_from
         self._pruner.begin(
             pruning.Current(order.job, order.generation, args.attempt, logs),
             pruning.Bounds(limits.attempts_kept, limits.logs_bytes, keep_from),
         )
         pids = {str(rank): pid for rank, pid in sorted(done.pids.items())}
-        return {"pids": pids, "warm": done.warm, "why_cold": done.why_cold, "seconds": done.seconds}
+        result = {"pids": pids, "warm": done.warm, "why_cold": done.why_cold, "seconds": done.seconds}
+        if done.visible_devices is None:
+            return result
+        names = visible.gpus(done.visible_devices, len(args.ranks), self._devices())
+        return result | {"gpus": dict(zip(map(str, args.ranks), names, strict=True))}
 
     async def _stop(self, order: wire.Order, args: Stop) -> dict[str, Any]:
         began = self._clock.monotonic()

@@ -28,9 +28,12 @@ class Standing:
     warm: bool = False
     living: dict[int, int] = field(default_factory=dict)  # pid by rank, of ``generation``
     gone: set[int] = field(default_factory=set)  # ranks of ``generation`` whose end has come
+    visible_devices: str | None = None
     oom_kills_before: int | None = None
 
-    def started(self, generation: int, attempt: int, pids: dict[int, int], warm: bool) -> None:
+    def started(
+        self, generation: int, attempt: int, pids: dict[int, int], warm: bool, visible_devices: str | None = None
+    ) -> None:
         """Ranks run, as an answer or an event says; the same news twice is one, older news is none."""
         if generation < self.generation:
             return
@@ -39,6 +42,7 @@ class Standing:
             self.living.clear()
             self.oom_kills_before = host.oom_kills()
         self.generation, self.attempt, self.warm = generation, attempt, warm
+        self.visible_devices = visible_devices
         self.living.update({rank: pid for rank, pid in pids.items() if rank not in self.gone})
 
     def judge(self, event: records.Json, board: ranks.Board, now: float) -> records.Observation | None:
@@ -50,7 +54,9 @@ class Standing:
         if kind == "rank-exited":
             return self._exited(place, event, board)
         if kind == "ranks-started":
-            self.started(place.generation, _whole(event.get("attempt")), _pids(event), event.get("warm") is True)
+            visible, warm = event.get("visible_devices"), event.get("warm") is True
+            visible = visible if isinstance(visible, str) else None
+            self.started(place.generation, _whole(event.get("attempt")), _pids(event), warm, visible)
             return observe.ranks_started(place, event, at)
         if kind == "cold-start":
             return observe.cold_start(place, event, at)
@@ -64,7 +70,9 @@ class Standing:
         known = {**dict.fromkeys(self.gone, 0), **self.living}
         found = [records.RankState(rank, rank - first, pid, pid > 0) for rank, pid in sorted(known.items())]
         state = "running" if self.living else "ended" if self.gone else "idle"
-        return records.KeeperState(self.job, self.generation, self.attempt, state, self.warm, tuple(found))
+        return records.KeeperState(
+            self.job, self.generation, self.attempt, state, self.warm, tuple(found), self.visible_devices
+        )
 
     def _exited(self, place: observe.Place, event: records.Json, board: ranks.Board) -> records.Observation | None:
         known = observe.exit_of(event)
@@ -90,6 +98,7 @@ def of_state(node: str, state: records.KeeperState) -> Standing:
         state.warm,
         {rank.rank: rank.pid for rank in state.ranks if rank.alive},
         {rank.rank for rank in state.ranks if not rank.alive},
+        state.visible_devices,
     )
 
 

@@ -159,3 +159,4 @@ class KeeperState:
     state: str
     warm: bool
     ranks: tuple[RankState, ...] = ()
+    visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES as the ranks were started with it

@@ -107,7 +107,9 @@ class Effects:
         )
         started = await self._launcher.start(plan)
         pids = {str(rank): pid for rank, pid in sorted(started.pids.items())}
-        return {"warm": started.warm, "pids": pids, "why_cold": started.why_cold}
+        gpus = {str(rank): gpu for rank, gpu in sorted(started.gpus.items())}
+        told = {"gpus": gpus} if gpus else {}
+        return {"warm": started.warm, "pids": pids, "why_cold": started.why_cold, **told}
 
     async def _stop(self, effect: records.EffectRequested, spec: jobs.JobSpec) -> dict[str, Any]:
         args = effect.args

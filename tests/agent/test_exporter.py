@@ -42,7 +42,7 @@ def node() -> exporter_node.Node:
         signals=[exporter_node.Signal(name, "ok", True, 0.01, 0.5) for name in SIGNALS],
         findings={"fatal": 1},
         xids={"gpu3": 79},
-        ranks=[exporter_node.Rank("llama", 16 + n, n) for n in range(8)],
+        ranks=[exporter_node.Rank("llama", 16 + n, str(n)) for n in range(8)],
     )
 
 

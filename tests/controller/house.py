@@ -100,6 +100,7 @@ class Agent:
         self.deaf: set[str] = set()  # order kinds that are never answered
         self.heartbeats = True
         self.evidence: dict[int, dict[str, Any]] = {}  # rank -> what a look at it brings
+        self.gpus: dict[str, str] = {}  # the GPU of each of its ranks, where it numbers them anew
         self.record: dict[str, Any] | None = None  # what it says of its ranks' flight records
         self._pids = itertools.count(1000)
         self._connection: client.ClientConnection | None = None
@@ -218,6 +219,7 @@ class Agent:
             self.job, self.generation = order.job, order.generation
             result = {"pids": {str(r): next(self._pids) for r in order.args["ranks"]}, "warm": True, "why_cold": None}
             self.ranks = list(order.args["ranks"])
+            result |= {"gpus": self.gpus} if self.gpus else {}
         if order.kind == "capture":
             result = {"ranks": [self.evidence[rank] for rank in self.ranks if rank in self.evidence]}
             result |= {"flight_recorder": self.record} if self.record is not None else {}

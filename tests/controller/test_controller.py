@@ -13,6 +13,18 @@ from outrider_controller.launchers import agents
 from tests.controller import house
 
 
+def test_the_gpus_of_ranks_are_part_of_the_state(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1") as made:
+            made[1].gpus = {"2": "gpu7", "3": ""}
+            await house.training(running, made)
+            attempt = running.state.jobs["demo"].attempt
+            assert attempt is not None
+            assert attempt.gpus == ((2, "gpu7"), (3, ""))
+
+    house.run(work())
+
+
 def test_a_job_is_started_interrupted_restarted_and_completed(tmp_path: Path) -> None:
     async def work() -> None:
         async with house.controller(tmp_path) as running, house.agents(running, tmp_path, "n0", "n1", "n2") as made:

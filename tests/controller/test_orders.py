@@ -154,6 +154,14 @@ PIDS = {
 }
 
 
+def test_gpus_that_a_node_numbers_anew_are_told_for_its_ranks() -> None:
+    async def work(launcher: agents.AgentsLauncher, nodes: Nodes) -> None:
+        assert (await launcher.start(plan())).gpus == {2: "gpu5", 3: ""}
+
+    told = {("n1", "start"): {**PIDS["n1", "start"], "gpus": {"2": "gpu5", "3": ""}}}
+    with_nodes({**PORT, **PIDS, **told}, work)
+
+
 def with_nodes(answers: dict[tuple[str, str], Any], work: Any) -> None:
     async def around() -> None:
         board = orders.Orders(clock.RealClock())

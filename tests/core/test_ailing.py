@@ -41,6 +41,14 @@ def test_finding_before_the_death_names_rank_gpu_and_recovery_and_the_node_is_ke
     assert world.state.nodes["n1"].mark == "cordoned"
 
 
+def test_the_rank_of_a_gpu_is_the_one_that_uses_it_where_gpus_are_numbered_anew() -> None:
+    world = lost(training(gpus={"2": "gpu3", "3": "gpu0"})).die(3, **CUDA_ERROR)
+    found = world.of(records.Diagnosed)[-1]
+    assert (found.cause, found.ranks, found.nodes, found.gpus) == ("gpu-lost", (3,), ("n1",), ("n1/gpu0",))
+    world = lost(training(gpus={"2": "gpu0", "3": "gpu0"})).die(3, **CUDA_ERROR)
+    assert world.of(records.Diagnosed)[-1].ranks == (2, 3)  # both use it
+
+
 def test_words_of_the_device_wait_a_moment_for_news_and_not_longer() -> None:
     world = training().die(2, **CUDA_ERROR)
     assert not world.of(records.Diagnosed)

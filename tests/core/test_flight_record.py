@@ -170,6 +170,19 @@ def test_two_looks_have_to_agree_on_the_operation_before_a_record_ends_anything(
     assert (found.cause, found.nodes) == ("job-stalled", ())
 
 
+@pytest.mark.parametrize(
+    ("gpus", "named"), [({}, ("n1/gpu0",)), ({"2": "gpu5", "3": "gpu4"}, ("n1/gpu5",)), ({"2": "", "3": ""}, ())]
+)
+def test_a_stuck_device_is_the_one_that_its_rank_uses_and_none_where_that_is_not_known(
+    gpus: dict[str, str], named: tuple[str, ...]
+) -> None:
+    world = hang_all(training(gpus=gpus))
+    world.recorded = recorded.verdict("device-stuck", 2)
+    world.suspect(10).wait(15)
+    found = world.of(records.Diagnosed)[-1]
+    assert (found.cause, found.ranks, found.gpus) == ("device-stuck", (2,), named)
+
+
 def test_records_that_come_and_go_never_keep_a_hang_from_being_ended() -> None:
     world = training().hang(2, "spins").suspect(10)
     for index in range(20):

@@ -59,6 +59,7 @@ class World:
     seq: int = 0
     unreadable: str = ""  # set: find-checkpoint fails with these words
     start_fails: str = ""  # set: start-attempt fails with these words
+    gpus: dict[str, str] = field(default_factory=dict)  # the GPU of each rank, where its node numbers them anew
     start_seen: bool = True  # the keeper itself says so too (no such program), not only the node's answer (no room)
     effects_seen: dict[str, str] = field(default_factory=dict)
     mute: bool = False  # effects are not answered while set
@@ -397,7 +398,7 @@ class World:
                 return False, {}, f"{node} is not connected"
             for local in range(self.ranks_per_node):
                 self.alive[index * self.ranks_per_node + local] = node
-        return True, {"warm": True, "pids": {}}, None
+        return True, {"warm": True, "pids": {}} | ({"gpus": self.gpus} if self.gpus else {}), None
 
     def _stop(self, effect: records.EffectRequested) -> tuple[bool, dict[str, Any], str | None]:
         self.now += 0.1

@@ -229,7 +229,8 @@ class Keeper:
             self._tell({"kind": "cold-start", "text": why, **told})
         pids = self._launch(order, program, why is None, told)
         seconds = time.monotonic() - begun
-        result = {"pids": pids, "warm": why is None, "why_cold": why, "seconds": seconds}
+        visible = {**self._base_env, **order.env}.get("CUDA_VISIBLE_DEVICES")
+        result = {"pids": pids, "warm": why is None, "why_cold": why, "seconds": seconds, "visible_devices": visible}
         self._attempt = Attempt(order, result)
         self._tell({"kind": "ranks-started", **told, **result})
         _say(f"generation {order.generation}: started ranks {pids} in {seconds:.3f} s, {why or 'forked'}")
@@ -306,9 +307,10 @@ class Keeper:
         word = "running" if live else "ended" if order else "idle"
         if any(rank.asked for rank in live):
             word = "stopping"
-        warm = bool(self._attempt and self._attempt.result.get("warm"))
+        result = self._attempt.result if self._attempt else {}
+        warm, visible = bool(result.get("warm")), result.get("visible_devices")
         attempt = order.attempt if order else -1
-        state = records.KeeperState(self._settings.job, self.generation, attempt, word, warm, shown)
+        state = records.KeeperState(self._settings.job, self.generation, attempt, word, warm, shown, visible)
         return dataclasses.asdict(state)
 
     # --- leaving ---------------------------------------------------------------------------------------------------

@@ -106,7 +106,8 @@ class EffectRequested:
     Names, their ``args`` and the ``result`` they bring:
 
     - start-attempt: attempt, generation, placement, resume_path, resume_step
-      -> {"warm": bool, "pids": {rank: pid}, "why_cold"}
+      -> {"warm": bool, "pids": {rank: pid}, "why_cold", "gpus": {rank: "gpu3", "" where not known}; absent where each
+      rank uses the GPU of its local number}
     - stop-attempt: generation, placement, grace_s -> {"stopped": [node], "unreached": [node]}
     - capture-evidence: generation, placement, ranks (empty: all), mesh
       -> {"ranks": [{"ranks": [rank], "evidence": spoken.RankEvidence of the first as a mapping}], "unanswered": [node],

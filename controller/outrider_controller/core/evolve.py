@@ -263,7 +263,8 @@ def _effect_done(state: State, row: records.EffectDone) -> State:
             state, row.job, effect.args["generation"], stopped=True, unreached=tuple(row.result.get("unreached", ()))
         )
     if effect.name == "start-attempt" and row.ok:
-        return _attempt(state, row.job, effect.args["generation"], running_at=row.at)
+        gpus = tuple((int(rank), str(gpu)) for rank, gpu in row.result.get("gpus", {}).items())
+        return _attempt(state, row.job, effect.args["generation"], running_at=row.at, gpus=gpus)
     if effect.name == "find-checkpoint":
         state = _change(state, row.job, find_error="" if row.ok else row.error or "no reason given")
     if effect.name == "find-checkpoint" and row.ok:

@@ -108,6 +108,7 @@ class Attempt:
     resume_step: int
     planned_at: float
     running_at: float | None = None  # every node has started its ranks
+    gpus: tuple[tuple[int, str], ...] = ()  # (rank, "gpu3" or "") where CUDA_VISIBLE_DEVICES says which
     attached_at: float | None = None
     training_at: float | None = None
     checkpoint_step: int | None = None  # newest committed within this attempt

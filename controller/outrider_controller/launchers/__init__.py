@@ -8,7 +8,7 @@ done again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from outrider import records as spoken
@@ -40,11 +40,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Started:
-    """Every rank of an attempt runs. ``why_cold`` is empty for a warm start."""
+    """Every rank of an attempt runs. ``why_cold`` is empty for a warm start. ``gpus``: the GPU of each rank whose node
+    numbers GPUs anew for them, "" where that is not known.
+    """
 
     warm: bool
     pids: dict[int, int]
     why_cold: str | None
+    gpus: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

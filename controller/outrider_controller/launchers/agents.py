@@ -67,7 +67,8 @@ class AgentsLauncher:
             raise launchers.LaunchError(str(error)[:ERROR_CHARS_MAX]) from error
         pids = {int(rank): pid for result in results for rank, pid in result.get("pids", {}).items()}
         cold = [str(result["why_cold"]) for result in results if result.get("why_cold")]
-        return launchers.Started(all(result.get("warm") for result in results), pids, cold[0] if cold else None)
+        gpus = {int(rank): str(gpu) for result in results for rank, gpu in (result.get("gpus") or {}).items()}
+        return launchers.Started(all(result.get("warm") for result in results), pids, cold[0] if cold else None, gpus)
 
     async def stop(
         self, effect: str, job: str, generation: int, placement: tuple[str, ...], grace_s: float

@@ -76,6 +76,14 @@ def ranks_of(job: states.JobState, node: str) -> range:
     return range(first, first + job.spec.ranks_per_node)
 
 
+def gpu_of(job: states.JobState, rank: int) -> str:
+    """``gpu3``: the GPU that a rank uses on its node, as its start told it, else that of its local number. "" where
+    that is not known.
+    """
+    assert job.attempt is not None
+    return dict(job.attempt.gpus).get(rank, f"gpu{rank % job.spec.ranks_per_node}")
+
+
 def silent_with_ranks(job: states.JobState, nodes: dict[str, states.NodeState]) -> tuple[states.NodeState, ...]:
     """Nodes of the attempt whose agents are not heard now."""
     placement = job.attempt.placement if job.attempt else ()

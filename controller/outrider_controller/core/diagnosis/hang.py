@@ -14,7 +14,7 @@ from outrider import records as spoken
 from outrider_analysis import stalls
 from outrider_controller.core import flight_record
 from outrider_controller.core.diagnosis import crash, hardware
-from outrider_controller.core.diagnosis.case import Case, Finding, Judged, cause_of, evidence, ranks_of
+from outrider_controller.core.diagnosis.case import Case, Finding, Judged, cause_of, evidence, gpu_of, ranks_of
 
 CONFIDENCE_BY_TIME_OUT: Final = 0.8  # the looks were made before the ranks gave up by themselves
 NODES_BLAMED_SHARE_MAX: Final = 0.5  # ranks on more nodes than this say nothing about any node
@@ -149,12 +149,11 @@ def _nodes(case: Case, ranks: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _gpus(case: Case, ranks: tuple[int, ...]) -> tuple[str, ...]:
-    """A rank uses the GPU of its local number."""
     return tuple(
-        f"{node}/gpu{rank - ranks_of(case.job, node).start}"
+        f"{node}/{gpu}"
         for node in case.attempt.placement
         for rank in ranks
-        if rank in ranks_of(case.job, node)
+        if rank in ranks_of(case.job, node) and (gpu := gpu_of(case.job, rank))
     )
 
 

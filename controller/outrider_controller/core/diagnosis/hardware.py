@@ -18,7 +18,7 @@ from outrider_controller.core import health
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
 from outrider_controller.core.diagnosis import crash
-from outrider_controller.core.diagnosis.case import Case, Finding, Judged, cause_of, evidence, ranks_of
+from outrider_controller.core.diagnosis.case import Case, Finding, Judged, cause_of, evidence, gpu_of, ranks_of
 
 OPENED_BY: Final = "node-finding"  # IncidentOpened.opened_by where a finding and a standstill came together
 WATCHED: Final = "node-finding"  # state.Finding.kind
@@ -210,16 +210,19 @@ def _index(device: str) -> int | None:
 
 
 def _ranks(case: Case, blamed: list[Suspect], own: list[Judged]) -> tuple[int, ...]:
-    """Ranks on the GPUs found: a rank uses the GPU of its local number. Else the rank of that node that died first."""
-    found = []
-    for suspect in blamed:
-        index = _index((suspect.seen.device or "").partition("/")[0])
-        ranks = ranks_of(case.job, suspect.node)
-        if index is not None and index < len(ranks):
-            found.append(ranks[index])
+    """Ranks on the GPUs found. Else the rank of that node that died first."""
+    found = [rank for suspect in blamed for rank in _on(case.job, suspect.node, suspect.seen.device)]
     if not found and blamed:
         found = [j.exit.rank for j in own if j.node == blamed[0].node][:1]
     return tuple(dict.fromkeys(found))
+
+
+def _on(job: states.JobState, node: str, device: str | None) -> list[int]:
+    """The ranks of a node that use the GPU of a finding."""
+    whole = (device or "").partition("/")[0]
+    if _index(whole) is None:
+        return []
+    return [rank for rank in ranks_of(job, node) if gpu_of(job, rank) == whole]
 
 
 def _rows(case: Case, first: Suspect, own: list[Judged]) -> tuple[spoken.Json, ...]:
@@ -261,9 +264,7 @@ def of_finding(finding: states.Finding, job: states.JobState, state: states.Stat
     assert seen is not None
     cause = cause_of_finding(policy, seen)
     assert cause is not None, "only what a runbook speaks for becomes an incident"
-    index = _index((seen.device or "").partition("/")[0])
     placed = job.attempt is not None and seen.node in job.attempt.placement
-    ranks = ranks_of(job, seen.node) if placed else range(0)
     rows = [evidence(seen.at, seen.node, seen.kind, sentence(seen), cause)]
     needs = recovery(state.nodes.get(seen.node), seen)
     if needs not in health.IN_PLACE:
@@ -273,7 +274,7 @@ def of_finding(finding: states.Finding, job: states.JobState, state: states.Stat
         confidence=CONFIDENCE,
         sentence=sentence(seen),
         signature=f"{cause}:{seen.node}:{health.name(seen)}",
-        ranks=(ranks[index],) if index is not None and index < len(ranks) else (),
+        ranks=tuple(_on(job, seen.node, seen.device)) if placed else (),
         nodes=(seen.node,),
         evidence=tuple(rows),
         gpus=gpus(seen),
