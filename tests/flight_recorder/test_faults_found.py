@@ -225,3 +225,36 @@ def test_groups_without_a_description_are_not_mistaken_where_a_ring_has_forgotte
     flight_recorder.write(case, tmp_path)
     answer, _ = _fr_ours.analyze(tmp_path / "dumps", times=True)
     assert answer["culprits"] == [28]
+
+
+@pytest.mark.parametrize("form", [{}, {"active_only": True}])
+def test_a_host_that_stopped_where_nobody_waits_for_it_yet_is_named_with_doubt(form: dict[str, typing.Any]) -> None:
+    """Rank 0 holds up all. Rank 6 stopped where its mates called on, in a group where they wait for an earlier call."""
+    ranks = mesh()
+    for number, rank in ranks.items():
+        for group in ("0", tp(number), dp(number), tp(number))[: {0: 0, 6: 3}.get(number, 4)]:
+            rank.call(group, done=False)
+    found = judged(ranks.values(), **form)
+    assert [(each.culprits, each.confidence) for each in found.findings] == [((0,), 0.95), ((6,), 0.6)]
+    assert "nobody waits for it yet" in found.findings[1].evidence
+
+
+def test_a_host_with_as_many_calls_unfinished_as_its_mates_may_only_have_a_full_queue() -> None:
+    """The queues of all hold four calls; for the mates of rank 6 one more is over."""
+    ranks = mesh()
+    for number, rank in ranks.items():
+        first = number // 2 != 3  # of the pairs only that of rank 6 is held up before the world's call
+        for at, group in enumerate((tp(number), "0", dp(number), tp(number), dp(number))[: 5 if first else 4]):
+            if number not in (0, 7):
+                rank.call(group, done=at == 0 and first)
+    assert 6 not in judged(ranks.values()).culprits
+
+
+def test_counts_of_sends_are_not_taken_for_those_of_collectives_where_finished_calls_are_left_out(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Unfinished entries alone: two innocent ranks seemed to have made two calls the other way round, with 0.9."""
+    case = flight_recorder.make(71244, 64)
+    flight_recorder.write(case, tmp_path)
+    answer, _ = _fr_ours.analyze(tmp_path / "dumps", times=True)
+    assert set(answer["culprits"]) <= set(case.truth.culprits)

@@ -48,6 +48,7 @@ class Orders:
         self._kinds: dict[int, list[str]] = {}
         self._kinds_counted: dict[int, frozenset[tuple[str, bool]]] = {}
         self._roles: dict[tuple[object, ...], list[int]] | None = None
+        self._p2p_kinds: set[str] | None = None
         self._stages = _stages(merged)
         self._carriers: set[int] | None = set() if self._stages else None
 
@@ -117,13 +118,24 @@ class Orders:
                 yield kinds[slot], bool(word & model.CALL_P2P), number, signature.op, step
 
     def reached(self, rank: int) -> dict[tuple[str, bool], tuple[int, Call]]:
-        """The newest number on each kind of group, and of sends and recvs there, each as a call."""
+        """The newest collective on each kind of group, as a call. Left out where sends and recvs blur the count."""
         found: dict[tuple[str, bool], tuple[int, Call]] = {}
-        for slot, kind in enumerate(self.kinds(rank)):
-            group = self._merged.ranks[rank].groups[slot]
-            if group.enqueued is not None:
+        digested = self._merged.ranks[rank]
+        for kind, group in zip(self.kinds(rank), digested.groups, strict=True):
+            if group.enqueued is not None and not (digested.active_only and self.carries(kind)):
                 found[kind, False] = (group.enqueued, (kind, False, group.enqueued, "a collective", -1))
         return found
+
+    def carries(self, kind: str) -> bool:
+        """Does anybody send or receive in groups of this kind?
+
+        Their counters count those too, and a dump of unfinished operations alone does not tell whether they do.
+        """
+        if self._p2p_kinds is None:
+            ranks = self._merged.ranks.items()
+            shown = ((rank, slot) for rank, each in ranks for slot, group in enumerate(each.groups) if group.p2p > 0)
+            self._p2p_kinds = {self.kinds(rank)[slot] for rank, slot in shown}
+        return kind in self._p2p_kinds
 
     def mates(self, rank: int, near: Iterable[int] = ()) -> list[int]:
         """Ranks that were heard and run the same program, ``near`` ones first."""
