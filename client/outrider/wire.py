@@ -24,7 +24,8 @@ NODE_LENGTH_MAX: Final = 63  # the length of a host name's label
 
 # capture: args {"ranks": [rank], "deadline_s": s}, empty ranks for all, also where all have ended; result {"ranks":
 # [records.RankEvidence], "flight_recorder": {"digest": NodeDigest as JSON or None, "files": {rank: path on the node},
-# "notes": [what could not be had]}}.
+# "notes": [what could not be had], "numbering": {"world", "ranks": {its number: ours}} where a launcher of the job's
+# own, such as torchrun, has numbered ranks below ours}}.
 # check: args {"deep": bool, "timeout_s": s, "wait_s": s (for ranks to end)}, of the node and of no job; result: the
 # document of `outrider check --json`.
 ORDER_KINDS: Final = ("prepare", "reserve-port", "start", "stop", "release", "capture", "check")

@@ -25,6 +25,7 @@ from outrider_analysis import stalls
 from outrider_analysis.flight_recorder import merge, model, verdict
 from outrider_analysis.flight_recorder.verdict import drawing, hints
 from outrider_controller import flight_record_bounds as bounds
+from outrider_controller import flight_record_numbers as numbers
 
 NODE_BYTES_MAX: Final = 256 * 1024  # of one node's digest, and as many again
 RANK_BYTES_MAX: Final = 64 * 1024  # for each of its ranks; agents keep below 12 KB a rank
@@ -45,13 +46,14 @@ class Gathering:
     """The digests of one look. ``ranks``: the ranks of each node that was asked; ``mesh``: the job's, or empty."""
 
     def __init__(self, job: str, ranks: Mapping[str, Sequence[int]], mesh: str, world: int) -> None:
-        self._job, self._ranks, self._world = job, dict(ranks), world
-        self._mesh = _mesh(mesh, world)
+        self._job, self._ranks, self._world, self._mesh = job, dict(ranks), world, mesh
         self._told: dict[str, Json] = {}
         self._evidence: list[Any] = []
         self._answered = 0
         self._mine = threading.Lock()  # of the thread that reads or judges, with what is said of digests below
         self._nodes: dict[str, model.NodeDigest] = {}
+        self._numbers: dict[str, numbers.Numbers] = {}  # of nodes where a launcher of the job's own has numbered ranks
+        self._apart: dict[str, model.NodeDigest] = {}  # of nodes whose ranks are numbered otherwise than on most
         self._notes: dict[str, None] = {}
         self._seen: set[str] = set()
         self._known: dict[str, tuple[int, ...]] = {}  # members of groups, which most nodes tell alike
@@ -119,7 +121,9 @@ class Gathering:
         for node, given in told.items():
             self._read(node, given)
         read = time.monotonic()
-        seen = _hints(evidence)
+        self._agree()
+        launched = self._launched()
+        seen = hints.Hints() if launched else _hints(evidence)  # looks are at the launcher, not at its ranks
         try:
             found = self._verdict(self._nodes.values(), seen)
         except Exception:
@@ -130,6 +134,10 @@ class Gathering:
         found["seconds"] = {"read": round(read - began, 3), "digest": 0.0, "merge": round(merged - read, 3)}
         found |= {"nodes_read": len(self._nodes), "nodes_asked": len(self._ranks), "notes": self._said(told, found)}
         found["files"] = _files(told, found)
+        if launched:
+            found[numbers.KEY] = numbers.said(launched, found)
+            found["sentence"] = f"{str(found['sentence']).rstrip('. ')} ({numbers.BY})."
+            found["notes"] = [numbers.note(found[numbers.KEY])[:NOTE_CHARS_MAX], *found["notes"]][:NOTES_MAX]
         return bounds.bounded(found)
 
     def _read(self, node: str, given: Json) -> None:
@@ -140,19 +148,34 @@ class Gathering:
         if given.get("digest") is None:
             return
         try:
-            digest = self._digest(node, given["digest"])
+            theirs = numbers.of_node(given, self._ranks[node])
+            mine = set(theirs.ours if theirs is not None else self._ranks[node])
+            digest = self._digest(len(mine), theirs.world if theirs is not None else self._world, given["digest"])
         except Exception as error:  # noqa: BLE001 - a stranger's document may fail anywhere, and costs itself alone
             self._refuse(node, f"its digest does not count: {_words(error)}")
             return
-        mine = set(self._ranks[node])
+        if theirs is not None:
+            self._numbers[node] = theirs
         foreign = [item.rank for item in digest.ranks if item.rank not in mine]
         if foreign:
             self._note(f"{node}: its digest tells of rank {stalls.ranges(foreign)}, which it does not hold; left out")
         ranks = tuple(item for item in digest.ranks if item.rank in mine)
         self._nodes[node] = model.NodeDigest(ranks, digest.memberships, digest.signatures, digest.unreadable)
 
-    def _digest(self, node: str, given: object) -> model.NodeDigest:
-        most = NODE_BYTES_MAX + RANK_BYTES_MAX * len(self._ranks[node])
+    def _agree(self) -> None:
+        """Go on with the nodes whose ranks are numbered as on most of them: as the job has, or by a launcher."""
+        self._nodes |= self._apart
+        worlds = {node: self._numbers[node].world if node in self._numbers else 0 for node in self._nodes}
+        world = max(worlds.values(), key=list(worlds.values()).count, default=0)
+        self._apart = {node: digest for node, digest in self._nodes.items() if worlds[node] != world}
+        self._nodes = {node: digest for node, digest in self._nodes.items() if worlds[node] == world}
+
+    def _launched(self) -> dict[str, numbers.Numbers]:
+        """How a launcher of the job's own has numbered the ranks that are judged; nothing where none has."""
+        return {node: one for node, one in self._numbers.items() if node in self._nodes}
+
+    def _digest(self, ranks: int, world: int, given: object) -> model.NodeDigest:
+        most = NODE_BYTES_MAX + RANK_BYTES_MAX * ranks
         size = len(msgspec.json.encode(given))
         if size > most:
             raise ValueError(f"it has {size} bytes, and {most} are taken")
@@ -160,16 +183,17 @@ class Gathering:
         for key, named in digest.memberships.items():
             if key not in self._highest:
                 self._highest[key] = max(named, default=-1)
-            if (highest := self._highest[key]) >= self._world:
+            if (highest := self._highest[key]) >= world:
                 # A rank of that numbering is none of ours, and would be looked for on the wrong node.
                 raise ValueError(
-                    f"its groups name rank {highest} and the job has {self._world} ranks, so whoever wrote it numbers "
+                    f"its groups name rank {highest} and the job has {world} ranks, so whoever wrote it numbers "
                     "them in another way, as torchrun does below a rank of ours"
                 )
         return digest
 
     def _verdict(self, nodes: Iterable[model.NodeDigest], seen: hints.Hints) -> Json:
-        merged = merge.merge(nodes, None, self._mesh, self._world)
+        world = max((one.world for one in self._launched().values()), default=self._world)
+        merged = merge.merge(nodes, None, _mesh(self._mesh, world), world)
         seen = _telling(seen, merged)
         found = verdict.judge(merged, seen)
         document = found.to_json()
@@ -205,7 +229,8 @@ class Gathering:
         theirs = [f"{_named(sorted(who))}: {note}"[:NOTE_CHARS_MAX] for note, who in nodes.items()]
         away = len(self._ranks) - self._answered
         late = [f"{away} of {len(self._ranks)} nodes had not answered"] if away > 0 else []
-        said = [*late, *self._notes, *theirs]
+        apart = [f"{_named(sorted(self._apart))}: ranks are numbered otherwise there, so its digest does not count"]
+        said = [*late, *self._notes, *apart * bool(self._apart), *theirs]
         more = [f"and {len(said) - NOTES_MAX + 1} more notes"] if len(said) > NOTES_MAX else []
         return [*said[: NOTES_MAX - len(more)], *more]
 

@@ -134,11 +134,13 @@ class Job:
         how: dict[int, str],
         generation: int = 1,
         env: dict[str, str] | None = None,
-        launcher: bool = False,
+        launcher: bool | tuple[str, ...] = False,
         attempt: int = 0,
         limits: dict[str, int] | None = None,
     ) -> None:
-        """Start the ranks; each does as ``how`` says, or answers its pipe. ``launcher``: a rank of ours starts them."""
+        """Start the ranks; each does as ``how`` says, or answers its pipe. ``launcher``: a rank of ours starts them, by
+        these words where there are any.
+        """
         script = self.node.state / "recorders.py"
         script.write_text(SCRIPT)
         self.begun.mkdir(exist_ok=True)
@@ -150,7 +152,9 @@ class Job:
             (path / "__init__.py").touch()
         words = [sys.executable, str(script), str(self.node.state / "dumps"), str(self.begun), json.dumps(how)]
         ranks = [0] if launcher else [0, 1, 2, 3]
-        if launcher:
+        if isinstance(launcher, tuple):
+            words = [*launcher, *words[1:]]
+        elif launcher:
             (self.node.state / "launcher.py").write_text(LAUNCHER)
             words = [sys.executable, str(self.node.state / "launcher.py"), *words]
         spec = {

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -240,6 +241,26 @@ def test_ranks_that_a_job_starts_itself_are_found_by_their_environment() -> None
         assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
         assert tuple(recorders.verdict_of(found).culprits) == job.truth.culprits
         assert len(list(job.node.state.glob("inner_*"))) == 4
+        assert [one["rank"] for one in found["ranks"]] == [0]
+
+    recorders.play(scenario)
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_ranks_below_a_real_torchrun_are_asked_by_the_pipes_they_inherit_and_told_by_its_numbers(module: bool) -> None:
+    """Its ranks are stand-ins for NCCL's recorder as elsewhere here; torchrun itself, with its environment, is real."""
+    torchrun = (str(Path(sys.executable).parent / "torchrun"),)
+    words = (sys.executable, "-m", "torch.distributed.run") if module else torchrun
+
+    async def scenario(job: recorders.Job) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        await job.start({3: "whole, with workers"}, launcher=(*words, "--nproc-per-node=4", f"--master-port={port}"))
+        found = await job.capture()
+        assert recorders.ranks(found) == [0, 1, 2, 3], notes(found)
+        assert tuple(recorders.verdict_of(found).culprits) == job.truth.culprits
+        assert found["flight_recorder"]["numbering"] == {"world": 4, "ranks": dict.fromkeys("0123", 0)}
         assert [one["rank"] for one in found["ranks"]] == [0]
 
     recorders.play(scenario)

@@ -7,13 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from outrider_analysis import stalls
 from outrider_analysis.flight_recorder import digest, model, reading
 from outrider_controller import flight_record_bounds, flight_records
+from outrider_controller.core import flight_record
 from outrider_simulator import flight_recorder
 from tests.flight_recorder import answers
 
 MESH = "dp=2,pp=2,cp=1,tp=2"
 EACH = 2
+LOOK = stalls.Verdict("job-stalled", (), 0.6, "all ranks wait", ("f.py in g",))
 
 
 def case(name: str = "stuck-tp", seed: int = 3) -> flight_recorder.Case:
@@ -125,6 +128,48 @@ def test_ranks_that_a_launcher_of_the_jobs_own_has_numbered_are_not_taken_for_ou
     found = verdict(told, nodes=2, each=1, mesh="")
     assert (found["verdict"], found["culprits"], found["ranks_read"]) == ("unknown", [], 0)
     assert sum("numbers them in another way" in note for note in found["notes"]) == 2, found["notes"]
+
+
+def launched(told: dict[str, Any], world: int = 8) -> dict[str, Any]:
+    """As nodes tell that run torchrun as their one rank, with four of its ranks below each."""
+    for node, answer in told.items():
+        ours = int(node.removeprefix("n"))
+        answer["numbering"] = {"world": world, "ranks": {str(ours * 4 + each): ours for each in range(4)}}
+    return told
+
+
+def test_ranks_that_a_launcher_has_numbered_are_judged_by_its_numbers_where_the_nodes_tell_them() -> None:
+    made = case()
+    looks = [{"rank": rank, "state": "stopped"} for rank in range(2)]  # at torchrun itself
+    found = verdict(launched(answers.of(made, 4)), nodes=2, each=1, mesh=MESH, evidence=looks)
+    assert (found["culprits"], found["world"], found["ranks_read"]) == (list(made.truth.culprits), 8, 8)
+    (culprit,) = made.truth.culprits
+    assert found["sentence"].endswith(" (ranks by the numbers of the job's own launcher).")
+    assert found["numbering"] == {"world": 8, "ranks": {str(culprit): [f"n{culprit // 4}", culprit // 4]}}
+    assert f"rank {culprit} is on n{culprit // 4} below rank {culprit // 4} of the job" in found["notes"][0]
+    read = flight_record.read("e1", {"flight_recorder": found})
+    assert read is not None
+    assert (read.verdict, read.culprits, read.candidates) == ("rank-missing", (), ()), "its numbers are not the job's"
+    assert flight_record.join(LOOK, read) == flight_record.Joined(LOOK)
+
+
+def test_a_numbering_that_cannot_be_or_that_few_nodes_tell_costs_those_nodes_alone() -> None:
+    told = launched(answers.of(case(), 4))
+    del told["n0"]["numbering"]
+    found = verdict(told, nodes=2, each=1)
+    assert any("numbers them in another way" in note for note in found["notes"])
+    for bad in ({"world": 8, "ranks": {"4": 0}}, {"world": 8, "ranks": {"9": 1}}, {"world": True, "ranks": {}}, 7, {}):
+        told = launched(answers.of(case(), 4))
+        told["n1"]["numbering"] = bad
+        found = verdict(told, nodes=2, each=1)
+        assert found["nodes_read"] == 1
+        assert any("n1: its digest does not count" in note and "number" in note for note in found["notes"])
+    told = answers.of(case(), 2)
+    told["n3"]["numbering"] = {"world": 8, "ranks": {"6": 6, "7": 7}}
+    found = verdict(told, nodes=4, each=2)
+    assert found["nodes_read"] == 3
+    assert "numbering" not in found
+    assert any("n3: ranks are numbered otherwise there" in note for note in found["notes"])
 
 
 def test_a_mesh_that_does_not_fit_the_job_is_not_used() -> None:

@@ -52,6 +52,7 @@ class Rank:
     seen: dict[str, keep.Stamp] = field(default_factory=dict)
     piped: bool = False
     written: bool = False  # its answer to the pipe has been kept
+    launched: bool = False  # by the job's own launcher, or is that: the socket of its number is not its own
     refused: bool = False  # what it wrote is nothing to be kept, and will not be
     copies: list[str] = field(default_factory=list)
     why: str = ""  # why the newest of its files was not kept
@@ -78,6 +79,7 @@ class Collection:
         self.silent: list[int] = []  # ranks whose stacks did not come
         self.space = room.Room()
         self.removed: list[str] = []  # older captures, for this one
+        self.numbering: dict[str, Any] | None = None
 
     def run(self) -> None:
         """All of it; says what is known whenever that is more than before."""
@@ -120,6 +122,8 @@ class Collection:
         for number in sorted({*known, *who.heads, *own})[: find.RANKS_MAX]:
             pipes = [path for spot in self.job.spots if (path := spot.pipe(number))]
             self.ranks[number] = Rank(number, who.pid_of(number, pipes) or pids.get(number, 0))
+            self.ranks[number].launched = number in who.heads or number in who.above.values()
+        self.numbering = who.numbering()
         for rank in self.ranks.values():
             rank.files = {path: spot for spot in self.job.spots for path in spot.dumps(rank.rank)}
             rank.before = {path: keep.stamp(path) for path in rank.files}
@@ -183,6 +187,9 @@ class Collection:
         return False
 
     def _by_socket(self, rank: Rank) -> None:
+        if rank.launched:
+            self.note("ranks that a launcher of the job's own has started can be asked by their pipes alone")
+            return
         found = self.answers.setdefault(rank.rank, [])
         self.asking[rank.rank] = self.threads.submit(self._ask_socket, rank.rank, found)
 
@@ -295,7 +302,7 @@ def say(digest: Any, files: dict[int, str], told: Collection) -> None:
     """One line with all that is known."""
     paths = {str(rank): os.path.join(told.folder, path) for rank, path in sorted(files.items())}
     known = {"digest": digest, "files": paths, "notes": told.notes}
-    known |= {"silent": sorted(told.silent), "removed": told.removed}
+    known |= {"silent": sorted(told.silent), "removed": told.removed, "numbering": told.numbering}
     ask.write(1, json.dumps(known, separators=(",", ":")).encode() + b"\n")
 
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from outrider_agent.flight_recorder import plain
 
@@ -46,13 +46,22 @@ class Process:
 @dataclass(slots=True)
 class Family:
     """``heads``: pids of ranks that a launcher of the job's own has numbered; ``above``: for each, which of our ranks
-    it runs below; ``told``: processes with an environment of their own; ``members``: of each rank, parents first.
+    it runs below; ``worlds``: of how many they say they are; ``told``: processes with an environment of their own;
+    ``members``: of each rank, parents first.
     """
 
     heads: dict[int, int] = field(default_factory=dict)
     above: dict[int, int] = field(default_factory=dict)
+    worlds: set[str] = field(default_factory=set)
     told: list[Process] = field(default_factory=list)
     members: dict[int, list[int]] = field(default_factory=dict)
+
+    def numbering(self) -> dict[str, Any] | None:
+        """``{"world", "ranks": {their number: ours}}``; None where none runs below ours, or they do not agree."""
+        world = next(iter(self.worlds), "") if len(self.worlds) == 1 else ""
+        if not world.isascii() or not world.isdecimal() or len(world) > 7 or max(self.heads, default=0) >= int(world):
+            return None
+        return {"world": int(world), "ranks": {str(rank): above for rank, above in sorted(self.above.items())}}
 
     def pid_of(self, rank: int, pipes: Iterable[str]) -> int:
         """The process of ``rank``, 0 where it has none. ``pipes``: where it may listen."""
@@ -112,9 +121,12 @@ def _fill(
     for (parent, who), pids in same.items():
         # The parent may be that rank itself, where its script gave it a number that nobody sees from outside.
         found.members.setdefault(who.rank, []).append(parent)
-        if len(pids) == 1:
+        others = sum(above == parent for above, _ in same)
+        told = (who.world, who.run) != (whose[parent].world, whose[parent].run)
+        if len(pids) == 1 and (told or others > 1):
             found.heads.setdefault(who.rank, pids[0])
             found.above.setdefault(who.rank, roots[pids[0]])
+            found.worlds.add(who.world)
     for pid, _ in order:
         if pid not in helpers:
             members = found.members.setdefault(whose[pid].rank, [])

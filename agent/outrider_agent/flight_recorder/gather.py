@@ -40,6 +40,7 @@ class _Said(msgspec.Struct):
     notes: list[str]
     silent: list[int]
     removed: list[str] = []  # older captures that made room
+    numbering: dict[str, object] | None = None  # family.Family.numbering
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Gatherer:
             self._silent.setdefault((sought.job, sought.generation), set()).update(silent)
             while len(self._silent) > JOBS_MAX:
                 self._silent.pop(next(iter(self._silent)))
+        if answer.get("numbering") is None:
+            answer.pop("numbering", None)
         return {**answer, "notes": [*answer["notes"], why]} if why else answer
 
     async def _run(self, sought: Sought, name: str, within_s: float, said: list[Json]) -> str:

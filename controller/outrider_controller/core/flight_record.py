@@ -62,6 +62,9 @@ def read(effect: str, result: Mapping[str, Any]) -> records.FlightRecord | None:
     if not isinstance(given, Mapping) or not _whole(given.get("ranks_read")):
         return None
     findings = [item for item in _list(given.get("findings")) if isinstance(item, Mapping)]
+    if isinstance(given.get("numbering"), Mapping):  # the ranks it names are a launcher's, and none of the job's
+        given = {**given, "culprits": []}
+        findings = [{**item, "candidates": []} for item in findings]
     first = findings[0] if findings else {}
     place, at = _places(given.get("where"))
     return records.FlightRecord(
