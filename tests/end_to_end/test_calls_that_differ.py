@@ -62,7 +62,7 @@ def test_a_size_for_which_gloo_ends_an_innocent_rank_is_a_mismatch_and_blames_no
     incident = played(world, "size")
     assert incident["suspects"]["ranks"] == []
     assert "bytes from a peer where its call takes" in incident["sentence"], incident
-    assert "(all_reduce at job.py:20 in reduce)" in incident["sentence"]
+    assert "(all_reduce at job.py:18 in reduce)" in incident["sentence"]
 
 
 @pytest.mark.slow
