@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from outrider import vocabulary
 from outrider_cli import views
 
 Json = Mapping[str, Any]
@@ -44,9 +45,9 @@ def _observations(seen: Sequence[Json]) -> str:
 
 
 def _observation(one: Json) -> str:
-    """``fatal    gpu3 fell off the bus [xid gpu3]; to do: reset gpu``, wrapped below itself."""
+    """``fatal    gpu3 fell off the bus [xid gpu3]; to do: reset the GPU``, wrapped below itself."""
     about = " ".join(word for word in (one["kind"], one["device"]) if word)
-    to_do = "" if one["recovery"] == "none" else f"; to do: {one['recovery'].replace('_', ' ')}"
+    to_do = "" if one["recovery"] == "none" else f"; to do: {vocabulary.recovery_words(one['recovery'])}"
     line = f"{one['severity']:8} {one['text']} [{about}]{to_do}"
     return textwrap.fill(line, views.WIDTH_MAX, subsequent_indent=" " * 9, break_long_words=False) + "\n"
 

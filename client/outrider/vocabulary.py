@@ -240,6 +240,36 @@ DEMO_FAULTS_SIMULATED: Final = ("gpu-lost", "xid", "thermal", "power-brake", "ec
 DEMO_FAULTS: Final = (*DEMO_FAULTS_PLAIN, *DEMO_FAULTS_SIMULATED)
 DEMO_FAULTS_READY: Final = DEMO_FAULTS  # those that this version injects and recovers from by itself: all of them
 
+# What an observation asks for (``recovery``), and how people are told. Two tables have two words for one act: that of
+# Xids says ``reboot_node`` and ``replace_gpu``, that of a node's signals ``reboot`` and ``replace``. Those that begin
+# with "check" and "contact" ask somebody to look.
+RECOVERIES: Final = {
+    "none": "nothing",
+    "restart_app": "restart the program",
+    "restart_service": "restart the service",
+    "reset_gpu": "reset the GPU",
+    "reboot": "reboot the node",
+    "reboot_node": "reboot the node",
+    "drain": "take the node out of use",
+    "replace": "replace the part",
+    "replace_gpu": "replace the GPU",
+    "update_software": "update the software",
+    "check_nvlink": "check NVLink",
+    "check_cooling": "check the cooling",
+    "check_power": "check the power supply",
+    "check_cable": "check the cable",
+    "check_fabric": "check the fabric",
+    "check_settings": "check the settings",
+    "check_storage": "check the storage",
+    "contact_support": "contact support",
+}
+
+
+def recovery_words(recovery: str | None) -> str:
+    """``reboot the node`` for ``reboot_node``; a word of another release as it is."""
+    return RECOVERIES.get(recovery or "none", str(recovery).replace("_", " "))
+
+
 # Component classes of Table 5 of "The Llama 3 Herd of Models" (arXiv:2407.21783).
 CAUSE_GROUPS: Final = (
     "Faulty GPU",

@@ -39,6 +39,7 @@ def test_the_tables_hold_what_was_recorded_and_nothing_else() -> None:
 def test_tables_and_rows_speak_the_words_of_the_vocabulary() -> None:
     for fault in (*xids.XIDS, *sxids.SXIDS, *rows.ROWS):
         assert fault.severity in vocabulary.SEVERITIES
+        assert fault.recovery in vocabulary.RECOVERIES
         assert fault.group is None or fault.group in vocabulary.CAUSE_GROUPS
     assert {row.kind for row in rows.ROWS} <= set(vocabulary.OBSERVATION_KINDS)
 

@@ -36,7 +36,7 @@ def test_finding_before_the_death_names_rank_gpu_and_recovery_and_the_node_is_ke
     assert (found.cause, found.ranks, found.nodes, found.gpus) == ("gpu-lost", (2,), ("n1",), ("n1/gpu0",))
     assert (found.recovery, found.confidence, found.cause_group) == ("reboot_node", 0.95, "Faulty GPU")
     assert decided.decision == "restart-without-suspect"
-    assert "n1 is kept out until what was found is over, and needs: reboot node" in decided.reason
+    assert "n1 is kept out until what was found is over, and needs: reboot the node" in decided.reason
     assert placement(world) == ("n0", "n2")
     assert world.state.nodes["n1"].mark == "cordoned"
 
@@ -222,7 +222,7 @@ def test_what_keeps_new_jobs_from_starting_leaves_the_running_one_alone() -> Non
 def test_without_a_spare_the_job_waits_and_says_why_until_the_finding_is_over() -> None:
     world = lost(training(spares=0)).die(2, **CUDA_ERROR)
     assert "the job waits for a node" in world.of(records.Decided)[-1].reason
-    assert "n1 is kept out: xid 79 on gpu0 (needs reboot_node)" in world.of(records.Noted)[-1].text
+    assert "n1 is kept out: xid 79 on gpu0 (needs: reboot the node)" in world.of(records.Noted)[-1].text
     world.wait(100)
     assert len(world.of(records.AttemptPlanned)) == 1
     world.cleared("n1")

@@ -265,7 +265,7 @@ RULES: Final = (
         test=NoneOf(("active", "activating", "reloading", "not-found", "unknown"), once=True),
         kind="service-stopped",
         severity="error",
-        recovery="restart_app",
+        recovery="restart_service",
         text="service {device} is {value}, it ran before",
         source="service manager",
         hold_s=30.0,

@@ -11,28 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-# What a rule may ask for: the words of the kernel log's tables and some of our own. Those that begin with "check" and
-# "contact" ask somebody to look.
-RECOVERIES: Final = (
-    "none",
-    "restart_app",
-    "reset_gpu",
-    "reboot",
-    "reboot_node",
-    "drain",
-    "replace",
-    "replace_gpu",
-    "update_software",
-    "check_nvlink",
-    "check_cooling",
-    "check_power",
-    "check_cable",
-    "check_fabric",
-    "check_settings",
-    "check_storage",
-    "contact_support",
-)
-
 
 @dataclass(frozen=True)
 class Bound:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from outrider import vocabulary
 from outrider_controller.core import (
     brakes,
     diagnosis,
@@ -259,7 +260,7 @@ def _conclude(turn: Turn, name: str, suspect: hardware.Suspect) -> None:
     told = hardware.of_finding(finding, job, turn.state, turn.policy)
     turn.emit(diagnosis.diagnosed(told, name, number, turn.policy, turn.at))
     rule, chosen = turn.policy.rule(told.cause), "drain-at-checkpoint"
-    kept = f"{suspect.node} is kept out until that is over; it needs: {told.recovery.replace('_', ' ')}"
+    kept = f"{suspect.node} is kept out until that is over; it needs: {vocabulary.recovery_words(told.recovery)}"
     turn.emit(
         records.Decided(
             at=turn.at,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from outrider import vocabulary
 from outrider_controller.core import health, placement, records
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
@@ -103,7 +104,7 @@ def _without(
         return Verdict(then, text)
     if not found.recovery:
         return Verdict("restart-without-suspect", reason, frozenset(nodes))
-    needs = f"needs: {found.recovery.replace('_', ' ')}"
+    needs = f"needs: {vocabulary.recovery_words(found.recovery)}"
     if not nodes or placement.place(state, job, frozenset(nodes)) is not None:
         kept = (
             f"; {', '.join(nodes)} is kept out until what was found is over, and {needs}" if nodes else f"; it {needs}"

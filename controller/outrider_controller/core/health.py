@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any, Final
 
 from outrider import records as spoken
+from outrider import vocabulary
 from outrider_analysis.kernel_log import xids
 from outrider_controller.core import state as states
 
@@ -118,11 +119,12 @@ def tier(node: states.NodeState) -> int:
 
 
 def why_kept_out(node: states.NodeState) -> str:
-    """``xid 79 on gpu3 (needs reboot_node)``: the gravest that keeps ranks away, empty where nothing does."""
+    """``xid 79 on gpu3 (needs: reboot the node)``: the gravest that keeps ranks away, empty where nothing does."""
     for wanted in (BREAKS, BARS, DEGRADES):
         for item in standing(node):
             if weight(item.seen) == wanted:
-                return f"{name(item.seen)} (needs {item.seen.recovery or 'a person'})"
+                needs = vocabulary.recovery_words(item.seen.recovery) if item.seen.recovery else "a person"
+                return f"{name(item.seen)} (needs: {needs})"
     return ""
 
 

@@ -26,7 +26,7 @@ def test_a_rule_begins_once_and_ends_once(rule: rules.Rule) -> None:
     assert [one.kind for one in told] == [rule.kind]
     (one,) = told
     assert (one.severity, one.seq, one.node) == (rule.severity, 0, "n0")
-    assert one.recovery in rules.RECOVERIES
+    assert one.recovery in vocabulary.RECOVERIES
     assert one.evidence["rule"] == rule.name
     assert one.evidence["reading"] == rule.reading
     assert one.evidence["source"] == rule.signal
@@ -115,6 +115,14 @@ def test_a_finding_whose_device_never_comes_back_after_a_reboot_is_over() -> Non
     assert [(one.severity, one.device) for one in told] == [("info", "hwmon0/temp1")]
 
 
+def test_a_service_that_stopped_is_to_be_started_again_and_people_read_one_phrase_for_one_act() -> None:
+    (stopped,) = [rule for rule in table.RULES if rule.name == "service-stopped"]
+    assert vocabulary.recovery_words(stopped.recovery) == "restart the service"
+    assert {vocabulary.recovery_words(word) for word in ("reboot", "reboot_node")} == {"reboot the node"}
+    assert [vocabulary.recovery_words(word) for word in ("none", "", None)] == ["nothing"] * 3
+    assert vocabulary.recovery_words("of_another_release") == "of another release"
+
+
 def test_every_rule_is_whole() -> None:
     names = [rule.name for rule in table.RULES]
     assert len(names) == len(set(names))
@@ -122,8 +130,8 @@ def test_every_rule_is_whole() -> None:
     for rule in table.RULES:
         assert rule.kind in vocabulary.OBSERVATION_KINDS, rule
         assert rule.severity in vocabulary.SEVERITIES, rule
-        assert rule.recovery in rules.RECOVERIES, rule
-        assert {word for _, word in rule.answers} <= set(rules.RECOVERIES), rule
+        assert rule.recovery in vocabulary.RECOVERIES, rule
+        assert {word for _, word in rule.answers} <= set(vocabulary.RECOVERIES), rule
         assert set(rule.needs) <= known.CONDITIONS.keys() == drive.CONDITIONS.keys(), rule
         assert rule.source, rule
         assert rule.text, rule

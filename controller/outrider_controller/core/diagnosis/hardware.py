@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from outrider import records as spoken
+from outrider import vocabulary
 from outrider_controller.core import health
 from outrider_controller.core import policy as policies
 from outrider_controller.core import state as states
@@ -231,7 +232,7 @@ def _rows(case: Case, first: Suspect, own: list[Judged]) -> tuple[spoken.Json, .
     needs = recovery(case.nodes.get(first.node), seen)
     if needs not in health.IN_PLACE:
         asks = "the driver asks for" if seen.evidence.get("driver_asks") or needs != seen.recovery else "it needs"
-        rows.append(evidence(seen.at, seen.node, "recovery", f"{asks}: {needs.replace('_', ' ')}", cause))
+        rows.append(evidence(seen.at, seen.node, "recovery", f"{asks}: {vocabulary.recovery_words(needs)}", cause))
     if own:
         where = f" ({own[0].exit.error_where})" if own[0].exit.error_where else ""
         rows.append(
@@ -268,7 +269,7 @@ def of_finding(finding: states.Finding, job: states.JobState, state: states.Stat
     rows = [evidence(seen.at, seen.node, seen.kind, sentence(seen), cause)]
     needs = recovery(state.nodes.get(seen.node), seen)
     if needs not in health.IN_PLACE:
-        rows.append(evidence(seen.at, seen.node, "recovery", f"it needs: {needs.replace('_', ' ')}", cause))
+        rows.append(evidence(seen.at, seen.node, "recovery", f"it needs: {vocabulary.recovery_words(needs)}", cause))
     return Finding(
         cause=cause,
         confidence=CONFIDENCE,
