@@ -193,3 +193,7 @@ def test_a_call_left_out_among_calls_that_come_again_is_not_told_as_two_that_wer
     assert how("tqpqwtqqpqw", "tqpqwtqpqw") == "extra"
     assert how("tqpqwtpqqw", "tqpqwtqpqw") == "swapped"
     assert how("tqpqwtpq", "tqpqwtqp") == "swapped", "nothing follows that could tell"
+    assert how("abcabb", "abcabc") == "extra", "as c has always followed b, and never b it"
+    assert how("tqpqwtqq", "tqpqwtqp") == "open", "q has followed p as well as p q"
+    assert how("abcac", "abcab") == "skipped", "as c has always followed b"
+    assert how("tqpqwtx", "tqpqwtq") == "open"

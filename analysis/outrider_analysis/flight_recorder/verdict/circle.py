@@ -95,7 +95,12 @@ def deviated(case: cases.Case, lefts: Sequence[order.Deviation], wait: Wait) -> 
     elif all(p2p) and left.how != "extra":
         kind = "p2p-deadlock"
     own = words.call(left.mine) if left.mine is not None else "nothing"
-    how = {"skipped": "it skipped a call", "extra": "it made a call too many", "swapped": "it swapped two calls"}
+    how = {
+        "skipped": "it skipped a call",
+        "extra": "it made a call too many",
+        "swapped": "it swapped two calls",
+        "open": "it left their order there",
+    }
     sentence = (
         f"{words.named(merged, culprits).capitalize()} called {own} where ranks of the same role called "
         f"{words.call(left.theirs)}: {how[left.how]}."

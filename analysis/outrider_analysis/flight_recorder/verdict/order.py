@@ -34,7 +34,7 @@ class Deviation:
     rank: int
     mine: Call | None
     theirs: Call
-    how: str  # skipped, extra or swapped
+    how: str  # skipped, extra, swapped, or open
     votes: int  # mates that agree with each other against it
     by_habit: bool = False
 
@@ -270,7 +270,16 @@ def _how(mine: list[Call], i: int, theirs: list[Call], j: int) -> str:
         shifts = [how for how, fits in (("skipped", _fits(own, other[1:])), ("extra", _fits(own[1:], other))) if fits]
         after = max(later, 1) + 1
         return shifts[0] if len(shifts) == 1 and not _fits(own[after:], other[after:]) else "swapped"
+    if later == sooner and not theirs[j][1]:
+        return _by_past(mine, i, theirs[j])
     return "skipped" if later <= sooner else "extra"
+
+
+def _by_past(mine: list[Call], i: int, theirs: Call) -> str:
+    """Neither side came to the other's call: which of the two has followed the other before?"""
+    turns = {_turn(one, other) for one, other in itertools.pairwise(mine[:i])}
+    skipped, extra = _turn(theirs, mine[i]) in turns, _turn(mine[i], theirs) in turns
+    return "open" if skipped == extra else "skipped" if skipped else "extra"
 
 
 def _fits(one: Sequence[object], other: Sequence[object]) -> bool:
