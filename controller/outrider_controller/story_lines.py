@@ -13,6 +13,7 @@ from outrider_controller import incident_documents, timeline
 from outrider_controller.core import flight_record, records
 
 Json = spoken.Json
+RANKS_NAMED = 8
 LINES_MAX = 400  # 16,384 ranks may all have ended; the first and the decisive rows come first
 
 
@@ -108,6 +109,11 @@ def _trouble(row: records.Row) -> str | None:
     return None
 
 
+def _share(record: Json) -> str:
+    sure = record.get("confidence")
+    return f"{sure:.0%}" if isinstance(sure, int | float) else "not"
+
+
 def _done(row: records.EffectDone) -> str | None:
     if not row.ok:
         return f"{row.effect} failed: {row.error}"
@@ -120,7 +126,9 @@ def _done(row: records.EffectDone) -> str | None:
         return f"{len(removed)} old checkpoints are removed" if removed else None
     if isinstance(record := row.result.get(flight_record.KEY), dict):
         read, of = record.get("ranks_read"), record.get("world", "?")
-        return f"flight records of {read} of {of} ranks: {record.get('verdict')}; {record.get('sentence')}"
+        named = [str(rank) for rank in record.get("culprits") or ()]
+        who = f", rank {', '.join(named[:RANKS_NAMED])}{', ...' if len(named) > RANKS_NAMED else ''}" if named else ""
+        return f"flight records of {read} of {of} ranks: {record.get('verdict')}{who} ({_share(record)} sure)"
     if "stopped" in row.result:
         unreached = row.result.get("unreached") or []
         return "the ranks are stopped" + (f"; {', '.join(unreached)} could not be reached" if unreached else "")
