@@ -4,6 +4,7 @@ others, nodes that share a disk, an agent that runs as root.
 
 import asyncio
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -128,6 +129,21 @@ def test_of_nodes_that_share_a_disk_the_first_does_it_for_all(tmp_path: Path) ->
     assert left(tmp_path) == [0, 7, 8, 9]
     assert [one.number for one in old_attempts.prune({**plan, "generation": 11}).removed] == [0]
     assert len(list(tmp_path.glob(f"{old_attempts.CLAIM}*"))) == 1, "claims do not grow in number"
+
+
+def test_a_full_disk_that_takes_no_claim_is_made_room_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        attempt(tmp_path, number)
+    really = os.open
+
+    def full(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", full)
+    assert len(old_attempts.prune({**PLAN, "logs": str(tmp_path)}).removed) == 7
+    assert left(tmp_path) == [7, 8, 9]
 
 
 def test_a_log_directory_that_is_gone_is_said() -> None:
