@@ -1,6 +1,6 @@
 """Records a campaign of faults on real process groups: 16 ranks on a 4D mesh, gloo on this machine's loopback.
 
-    python tests/flight_recorder/record_campaign.py [FAULT ...] [--out FOLDER]
+    python tests/flight_recorder/record_campaign.py [FAULT ...] [--out FOLDER] [--undescribed]
 
 Every rank is a process of its own, forked from one that has imported torch. It makes a process group for each axis and
 goes through the same steps, until its own fault, if it has one, keeps it from a call or changes it. Once nothing has
@@ -8,8 +8,9 @@ moved for a while the agent's own look is taken at each rank (its process state,
 replaced), and each is asked for its flight record, which a thread of it writes while its main thread is blocked: even
 ranks as a pickle (without stacks, as those hold paths of this machine), odd ranks as JSON. Each rank also keeps a log
 of its calls with begin and end, since gloo records no send and no recv; from_log.py makes of it what NCCL's recorder
-would have held. The parent, which chose the fault, writes the truth beside them. Nothing here knows how dumps are
-judged.
+would have held, and it leaves the members of its groups as every rank under an agent does. With --undescribed groups
+are made without a description. The parent, which chose the fault, writes the truth beside them. Nothing here knows how
+dumps are judged.
 """
 
 from __future__ import annotations
@@ -102,12 +103,14 @@ def coords(rank: int) -> dict[str, int]:
 class Rank:
     """One rank's process."""
 
-    def __init__(self, rank: int, faults: Sequence[Fault], folder: pathlib.Path, moved: Any) -> None:
+    def __init__(
+        self, rank: int, faults: Sequence[Fault], folder: pathlib.Path, moved: Any, described: bool = True
+    ) -> None:
         import torch
         from torch import distributed
 
         self._torch, self._dist = torch, distributed
-        self.rank, self._folder, self._moved = rank, folder, moved
+        self.rank, self._folder, self._moved, self._described = rank, folder, moved, described
         self._faults = {fault.call: fault for fault in faults if fault.rank == rank}
         self._groups: dict[str, Any] = {}
         self._at = -1
@@ -131,7 +134,8 @@ class Rank:
         self._groups["world"] = dist.group.WORLD
         for axes in (("tp",), ("cp",), ("pp",), ("dp", "cp")):
             for ranks in sorted({tuple(groups_of(rank, axes)) for rank in range(WORLD)}):
-                made = dist.new_group(list(ranks), timeout=long, group_desc="mesh_" + "_".join(axes))
+                described = "mesh_" + "_".join(axes) if self._described else None
+                made = dist.new_group(list(ranks), timeout=long, group_desc=described)
                 if self.rank in ranks:
                     self._groups["_".join(axes)] = made
         known = {
@@ -235,7 +239,7 @@ def _settle(moved: Any) -> None:
     raise SystemExit(f"still moving after {STARTED_S_MAX:.0f} s: calls made {list(moved)}")
 
 
-def record(name: str, faults: Sequence[Fault]) -> dict[str, Any]:
+def record(name: str, faults: Sequence[Fault], described: bool = True) -> dict[str, Any]:
     """Run one case and gather what its ranks wrote."""
     context = multiprocessing.get_context("fork")
     moved = context.Array("i", WORLD, lock=False)
@@ -247,8 +251,9 @@ def record(name: str, faults: Sequence[Fault]) -> dict[str, Any]:
                 os.dup2(null.fileno(), 2)
             os.environ[rank_hook.CONTROL_SOCKET] = str(folder / f"control_{rank}")
             os.environ[rank_hook.STACKS_FILE] = str(folder / f"stacks_{rank}")
+            os.environ[rank_hook.GROUPS_FILE] = str(folder / f"{rank}.groups")
             rank_hook.prepare(os.environ)
-            Rank(rank, faults, folder, moved).run()
+            Rank(rank, faults, folder, moved, described).run()
 
         ranks = [context.Process(target=begin, args=(rank,)) for rank in range(WORLD)]
         for process in ranks:
@@ -297,6 +302,7 @@ async def look(pids: dict[int, int], folder: pathlib.Path) -> list[dict[str, Any
 
 def _gathered(name: str, faults: Sequence[Fault], folder: pathlib.Path, died: dict[int, int | None]) -> dict[str, Any]:
     groups: dict[str, Any] = {}
+    told = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.groups")}
     dumps: dict[str, str] = {}
     logs: dict[str, Any] = {}
     taken: dict[str, int] = {}
@@ -320,7 +326,7 @@ def _gathered(name: str, faults: Sequence[Fault], folder: pathlib.Path, died: di
         "exit_codes": {str(rank): code for rank, code in died.items()},
         "mesh": MESH,
     }
-    return {"truth": truth, "groups": groups, "dumps": dumps, "logs": logs, "taken_ns": taken}
+    return {"truth": truth, "groups": groups, "dumps": dumps, "logs": logs, "taken_ns": taken, "told": told}
 
 
 def main() -> None:
@@ -328,6 +334,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description="record a campaign of faults on real gloo groups")
     options.add_argument("faults", nargs="*", default=sorted(CAMPAIGN), help="names of CAMPAIGN; all by default")
     options.add_argument("--out", type=pathlib.Path, default=OUT, help="folder for the records")
+    options.add_argument("--undescribed", action="store_true", help="make groups without a description")
     chosen = options.parse_args()
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -337,7 +344,7 @@ def main() -> None:
     assert torch.distributed.is_available()
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name in chosen.faults:
-        found = record(name, CAMPAIGN[name])
+        found = record(name, CAMPAIGN[name], not chosen.undescribed)
         written = gzip.compress(json.dumps(found, sort_keys=True).encode(), 9, mtime=0)
         (chosen.out / f"{name}.json.gz").write_bytes(written)
         truth = found["truth"]

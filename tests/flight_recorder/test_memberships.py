@@ -8,6 +8,7 @@ import pytest
 
 from outrider_analysis.flight_recorder import memberships, merge, model, verdict
 from outrider_analysis.flight_recorder.verdict import order
+from outrider_simulator.flight_recorder import score as scores
 from tests.flight_recorder import test_hints
 
 Group = memberships.Group
@@ -197,3 +198,23 @@ def test_a_call_left_out_among_calls_that_come_again_is_not_told_as_two_that_wer
     assert how("tqpqwtqq", "tqpqwtqp") == "open", "q has followed p as well as p q"
     assert how("abcac", "abcab") == "skipped", "as c has always followed b"
     assert how("tqpqwtx", "tqpqwtq") == "open"
+
+
+UNDESCRIBED = sorted(path.name.removesuffix(".json.gz") for path in (test_hints.RECORDED / "undescribed").glob("*.gz"))
+
+
+@pytest.mark.parametrize("name", UNDESCRIBED)
+def test_real_groups_without_a_description_are_judged_by_what_their_ranks_told(name: str) -> None:
+    case = test_hints.load("undescribed", name)
+    node, hints = test_hints.digested(case), test_hints.seen(case)
+    texts = [json.dumps(text).encode() for text in case["told"].values()]
+    known = memberships.told(group for text in texts for group in memberships.groups(text, memberships.RANK_BYTES_MAX))
+    assert {group.description for of in known.of.values() for group in of.values()} == {"default_pg", "undefined"}
+    answer = verdict.judge(merge.merge([filled(node, known)], None, None, 16), hints).to_json()
+    guessed = verdict.judge(merge.merge([node], None, None, 16), hints).to_json()
+    if name in test_hints.OPEN_EVEN_SO:
+        assert set(case["truth"]["culprits"]) <= set(answer["findings"][0]["candidates"])
+        return
+    assert scores.score(case["truth"], answer).outcome == "exact", answer["sentence"]
+    assert answer["confidence"] > guessed["confidence"] or guessed["confidence"] >= 0.9
+    assert scores.score(case["truth"], guessed).outcome in ("exact", "unknown"), guessed["sentence"]

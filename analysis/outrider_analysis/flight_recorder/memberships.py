@@ -71,7 +71,7 @@ def told(found: Iterable[Group]) -> Told:
     twice: set[tuple[int, str]] = set()
     for group in found:
         for rank in group.ranks:
-            if of.setdefault(rank, {}).setdefault(group.name, group) is not group:
+            if of.setdefault(rank, {}).setdefault(group.name, group) != group:
                 twice.add((rank, group.name))
     for rank, name in twice:
         del of[rank][name]
