@@ -59,7 +59,7 @@ def _page(judged: Verdict, document: Mapping[str, Any]) -> Iterator[Line]:
         yield from _table(document["tables"], number, finding)
     yield from _others(judged)
     if judged.merged.ranks and len(judged.findings) != 1:
-        yield from _open(judged.findings, document, judged.confidence)
+        yield from _open(judged, document, judged.confidence)
     yield from _chain(judged)
     if judged.merged.ranks:
         yield "", ""
@@ -92,7 +92,7 @@ def _finding(judged: Verdict, document: Mapping[str, Any], number: int) -> Itera
         if evidence not in finding.sentence and not below:
             yield from _row("because", evidence)
     if len(judged.findings) == 1:
-        yield from _open(judged.findings, document, finding.confidence)
+        yield from _open(judged, document, finding.confidence)
     yield from _stack(judged, finding, told)
     if told["next"]:
         yield from _row("next", told["next"])
@@ -102,16 +102,17 @@ def _verdict(kind: str, confidence: float) -> Iterator[Line]:
     yield from _row("verdict", f"{kind}, {_how_sure(confidence)} ({confidence:.2f})")
 
 
-def _open(findings: Sequence[Finding], document: Mapping[str, Any], confidence: float) -> Iterator[Line]:
+def _open(judged: Verdict, document: Mapping[str, Any], confidence: float) -> Iterator[Line]:
     """What keeps the answer from being surer, as far as it is not told as evidence."""
     if confidence >= SURE:
         return
-    if len(findings) > 1:
+    if len(judged.findings) > 1:
         yield "", ""
-    known = " ".join(evidence for finding in findings for evidence in finding.evidence)
+    known = " ".join(evidence for finding in judged.findings for evidence in finding.evidence)
+    way_out = "--groups FILE tells" if judged.merged.mesh is not None else "--mesh or --groups FILE tells"
     for reason in document["limits"]:
         if not any(words in reason and words in known for words in SAID):
-            yield from _row("not surer", reason + (" (--groups FILE tells)" if "guessed" in reason else ""))
+            yield from _row("not surer", reason + (f" ({way_out})" if "guessed" in reason else ""))
 
 
 def _how_sure(confidence: float) -> str:
