@@ -70,7 +70,7 @@ def test_where_no_gpu_answers_the_node_is_named_and_not_the_gpu_that_was_asked_f
         spared.append(pid) if hung else process.kill_for_good(pid)
 
     with reading(world, kill=kill) as gpus:
-        gpus.read()
+        until(gpus, lambda sweep: alive(sweep) == FOUR)
         hung.append(world.hang(None, TEMPERATURE))
         sweep = until(gpus, lambda sweep: (value(sweep, "", "nvml_call_hung") or 0) >= QUICK.act_s)
         said = error(sweep, "", "nvml_call_hung")
@@ -85,7 +85,7 @@ def test_where_no_gpu_answers_the_node_is_named_and_not_the_gpu_that_was_asked_f
 
 def test_a_driver_that_takes_nobody_in_while_a_gpu_hangs_is_the_node_s(world: fake_nvml.World) -> None:
     with reading(world, limits=dataclasses.replace(QUICK, read_s=0.5)) as gpus:
-        gpus.read()
+        until(gpus, lambda sweep: alive(sweep) == FOUR)
         world.hang(None)
         sweep = until(gpus, lambda sweep: (value(sweep, "", "nvml_call_hung") or 0) >= QUICK.act_s)
         assert {value(sweep, gpu, "nvml_call_hung") for gpu in FOUR} == {"unreadable"}
@@ -153,7 +153,7 @@ def test_a_helper_that_somebody_stopped_is_replaced_and_no_gpu_is_blamed(world: 
 
 
 def test_events_go_on_while_a_reading_hangs(world: fake_nvml.World) -> None:
-    with reading(world) as gpus:
+    with reading(world, limits=dataclasses.replace(QUICK, act_s=30.0)) as gpus:
         gpus.read()
         events = nvml_events.NvmlEvents(gpus)
         try:
