@@ -3,7 +3,7 @@
 Dumps of torch's gloo groups do not tell it, torch's own tables do. A thread looks at them once a second, in the rank,
 as soon as the job itself has imported torch.distributed, and writes them anew when they have changed: so they are there
 when the rank hangs with the interpreter lock held, is stopped, or is dead. The step never waits for it. Tables and
-names are those of torch 2.4 and later (tried with 2.13); where one has others, no file is written and nothing else lost.
+names are those of torch 2.4 and later (tried with 2.13); where one has others, no file is written and all else goes on.
 """
 
 from __future__ import annotations
