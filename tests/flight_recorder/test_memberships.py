@@ -1,11 +1,13 @@
 """Members of groups that ranks tell beside their dumps: taken as far as they hold, and never more than that."""
 
 import json
+import pathlib
 import random
 import typing
 
 import pytest
 
+from outrider_agent.flight_recorder import groups
 from outrider_analysis.flight_recorder import memberships, merge, model, verdict
 from outrider_analysis.flight_recorder.verdict import order
 from outrider_simulator.flight_recorder import score as scores
@@ -218,3 +220,32 @@ def test_real_groups_without_a_description_are_judged_by_what_their_ranks_told(n
     assert scores.score(case["truth"], answer).outcome == "exact", answer["sentence"]
     assert answer["confidence"] > guessed["confidence"] or guessed["confidence"] >= 0.9
     assert scores.score(case["truth"], guessed).outcome in ("exact", "unknown"), guessed["sentence"]
+
+
+def test_what_ranks_tell_is_kept_once_bounded_and_of_their_own_groups_alone(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(rank: int, *found: Group) -> None:
+        (tmp_path / f"{rank}.groups").write_text(memberships.text(found))
+
+    def kept() -> tuple[tuple[Group, ...], list[str]]:
+        notes: list[str] = []
+        (tmp_path / memberships.FILE).unlink(missing_ok=True)
+        groups.keep(f"{tmp_path}/", range(4), notes.append)
+        written = tmp_path / memberships.FILE
+        return memberships.groups(written.read_bytes()) if written.exists() else (), notes
+
+    monkeypatch.chdir(tmp_path)
+    assert kept() == ((), [])
+    put(0, Group("0", "", (0, 1, 2)), Group("9", "", (1, 2)))
+    put(1, Group("0", "", (0, 1, 2)), Group("1", "", (1, 2)))
+    assert kept() == ((Group("0", "", (0, 1, 2)), Group("1", "", (1, 2))), [])
+    (tmp_path / "2.groups").symlink_to(tmp_path / "1.groups")
+    (tmp_path / "3.groups").write_bytes(b" " * (memberships.RANK_BYTES_MAX + 1))
+    found, notes = kept()
+    assert len(found) == 2
+    assert notes[0].startswith("what 2 ranks tell of their groups is left out; rank 2: ")
+    monkeypatch.setattr(groups, "MEMBERS_MAX", 4)
+    found, notes = kept()
+    assert found == (Group("0", "", (0, 1, 2)),)
+    assert "kept at most" in notes[0]

@@ -18,13 +18,17 @@ from outrider_agent.flight_recorder import ask, plain
 from outrider_analysis.flight_recorder import digest, memberships, model
 
 PROBLEM_CHARS_MAX: Final = 240
+MEMBERS_MAX: Final = 2**20  # of all groups that are kept together, 8 MB of text
 
 
 def keep(control: str, ranks: Iterable[int], note: Callable[[str], None]) -> None:
     """Write what ``ranks`` told into this folder. ``control``: prefix of their files. Raises nothing."""
     found: dict[memberships.Group, None] = {}
     refused: list[tuple[int, str]] = []
+    left = MEMBERS_MAX
     for rank in ranks:
+        if left < 0:
+            break
         try:
             data = plain.contents(f"{control}{rank}.groups", memberships.RANK_BYTES_MAX + 1)
             told = memberships.groups(data, memberships.RANK_BYTES_MAX)
@@ -33,7 +37,14 @@ def keep(control: str, ranks: Iterable[int], note: Callable[[str], None]) -> Non
         except (OSError, memberships.NoGroups) as error:
             refused.append((rank, str(error)))
             continue
-        found.update(dict.fromkeys(group for group in told if rank in group.ranks))  # of others it knows nothing
+        for group in told:
+            if rank not in group.ranks or group in found:  # of groups that it is not in it knows nothing
+                continue
+            left -= len(group.ranks)
+            if left < 0 or len(found) >= memberships.GROUPS_MAX:
+                refused.append((rank, f"{len(found)} groups with {MEMBERS_MAX} members are kept at most"))
+                break
+            found[group] = None
     if refused:
         rank, why = refused[0]
         note(f"what {len(refused)} ranks tell of their groups is left out; rank {rank}: {why}")
