@@ -258,3 +258,64 @@ def test_counts_of_sends_are_not_taken_for_those_of_collectives_where_finished_c
     flight_recorder.write(case, tmp_path)
     answer, _ = _fr_ours.analyze(tmp_path / "dumps", times=True)
     assert set(answer["culprits"]) <= set(case.truth.culprits)
+
+
+def test_a_batch_of_collectives_is_told_from_one_of_them_alone(tmp_path: pathlib.Path) -> None:
+    """All have joined, and the first call of the batch is the one that the culprit made alone."""
+    case = flight_recorder.make(60301, 64)
+    flight_recorder.write(case, tmp_path)
+    answer, _ = _fr_ours.analyze(tmp_path / "dumps", times=True)
+    assert (answer["verdict"], tuple(answer["culprits"])) == ("collective-mismatch", case.truth.culprits)
+    assert "called reduce_scatter where the others called a batch of 3 collectives" in answer["sentence"]
+
+
+def test_what_rings_have_forgotten_adds_no_findings_that_blame_nobody(tmp_path: pathlib.Path) -> None:
+    case = flight_recorder.make(60400, 64)
+    flight_recorder.write(case, tmp_path)
+    answer, _ = _fr_ours.analyze(tmp_path / "dumps", times=True)
+    assert [finding["verdict"] for finding in answer["findings"]] == ["all-joined-stuck"]
+    assert set(answer["where"]["ranks"]) == set((case.truth.where or {})["ranks"])
+
+
+def without_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dumps without ``pg_config``, as where another library wrote them."""
+    whole = Rank.dump
+    monkeypatch.setattr(Rank, "dump", lambda rank, **form: whole(rank, **form) | {"pg_config": {}})
+
+
+def test_where_members_are_not_told_a_rank_that_waits_in_a_send_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_members(monkeypatch)
+    groups = {"1": ("a", [0, 1]), "2": ("b", [1, 2])}
+    for places_fit in (True, False):
+        ranks = job(groups, 3)
+        ranks[0].call("1")
+        ranks[2].call("2", "send", peer=1)
+        ranks[1].call("1").call("2", "recv", peer=2).call("2", "recv", peer=2, done=False)
+        ranks[0].call("1", done=False)
+        if not places_fit:
+            ranks[1].entries[-1]["profiling_name"] = "nccl:recv 3<-1"
+        found = judged(ranks.values())
+        assert told(found) == (("p2p-missing", (2,)) if places_fit else ("unknown", ()))
+
+
+def test_where_members_are_not_told_and_no_time_tells_nothing_is_said_to_be_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_members(monkeypatch)
+    ranks = mesh()
+    for number, rank in ranks.items():
+        if number % 2:
+            rank.call(tp(number), done=False)
+        else:
+            rank.call(dp(number), done=number in (0, 2))
+    assert told(judged(ranks.values(), taken_ns=0)) == ("unknown", ())
+
+
+def test_a_group_without_a_description_is_told_by_its_name_and_members() -> None:
+    groups = {name: ("undefined", members) for name, (_, members) in GROUPS.items()}
+    ranks = job(groups, 8)
+    for number, rank in ranks.items():
+        rank.call(tp(number)).call(dp(number), done=False, op="all_reduce" if number != 4 else "broadcast")
+    text = str(judged(ranks.values()).to_json())
+    assert "undefined" not in text.replace("'description': 'undefined'", "")
+    assert "group 5 (ranks 0, 2, 4, 6)" in text

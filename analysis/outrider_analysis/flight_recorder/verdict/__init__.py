@@ -36,6 +36,7 @@ DEVICES_MAX: int = 3
 FORGOT: float = 0.6  # no more than this where rings have forgotten the first operations that are not over
 GUESSED: float = 0.5  # where the members of the group are not told
 GUESSED_MAX: int = 2  # culprits in such groups: more, and it is the guess that is wrong
+SURE: float = 0.7  # a straggler is not put in the place of another finding with less
 DOUBT: float = 0.75  # no more than this where dumps are missing that could change the answer
 
 
@@ -64,6 +65,9 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
             finding.victims = tuple(sorted({n for kind, n in reached if kind == "rank"} - set(finding.culprits)))
             findings.append(finding)
     findings = moving.stuck(case, _weighed(case, findings, hints, shown), len(findings))
+    if case.dismissed:
+        findings = _untold(case)
+    findings = _remembered(case, findings)
     findings += _behind_those(case, findings)
     findings.sort(key=_rank)
     _doubt(case, findings)
@@ -72,7 +76,8 @@ def judge(merged: Merged, hints: Hints | None = None) -> Verdict:
     doubtful = case.pictured and all(f.kind in moving.WEAK or f.kind == "unknown" for f in findings)
     if (doubtful or not findings) and not hidden.anywhere(merged):
         straggler = slow.find(case)  # whom all wait for again and again, so that this moment is one more such wait
-        findings = [straggler] if straggler is not None else findings
+        if straggler is not None and (not findings or straggler.confidence >= SURE):
+            findings = [straggler]
     return _verdict(case, findings)
 
 
@@ -124,6 +129,34 @@ def _devices(findings: list[Finding]) -> list[Finding]:
         )
         rest.append(first)
     return rest
+
+
+def _untold(case: rules.Case) -> list[Finding]:
+    """Where members of groups are guessed, what looks like a job at work may be stuck. Gloo never tells them."""
+    groups = case.merged.groups
+    if any(rank.gloo for rank in case.merged.ranks.values()):
+        return []
+    waits = [wait for wait in case.board.waits if not groups[wait.group].told]
+    if 2 * len(waits) <= len(case.board.waits):
+        return []
+    first = min(waits, key=lambda wait: wait.since_ns or 2**63)
+    sentence = (
+        f"{len(case.board.fronts)} ranks wait in groups whose members nothing tells, so whether for somebody who does "
+        "not come is not known; a mesh or a file of groups would tell."
+    )
+    return [rules.untold(case, first, sentence)]
+
+
+def _remembered(case: rules.Case, findings: list[Finding]) -> list[Finding]:
+    """Without what blames nobody at ranks whose rings have forgotten what they wait in first, if others remember."""
+    ranks = case.merged.ranks
+
+    def forgotten(finding: Finding) -> bool:
+        told = [ranks[rank] for rank in (finding.where.ranks if finding.where else ()) if rank in ranks]
+        return not finding.culprits and bool(told) and all(rank.active_only and rank.wrapped for rank in told)
+
+    kept = [finding for finding in findings if not forgotten(finding)]
+    return kept if case.forgot and kept else findings
 
 
 def _absentees(findings: list[Finding]) -> list[Finding]:

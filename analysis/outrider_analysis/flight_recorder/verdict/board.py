@@ -52,6 +52,14 @@ class Board:
     fronts: dict[int, list[int]]
     at: dict[tuple[int, int], int]  # (group, number) of a collective -> index in waits
     owed: dict[int, list[int]] = field(default_factory=dict)  # rank -> the waits that it is missing from
+    placed: dict[int, bool] = field(default_factory=dict)  # group -> are partners' places in it known?
+
+    def is_placed(self, group: int) -> bool:
+        """Is it known who has which place in the group? Where members are guessed, by the places that they tell."""
+        found = self.placed.get(group)
+        if found is None:
+            found = self.placed[group] = self.merged.groups[group].told or _fits(self.merged, group)
+        return found
 
     def idle(self, rank: int) -> bool:
         """True for a rank that was heard and waits in nothing."""
@@ -103,7 +111,7 @@ def _find(board: Board, pairs: dict[tuple[int, int, int], int], rank: int, group
             board.waits.append(Wait(group, op.seq, op.op))
         return at
     members = board.merged.groups[group].ranks
-    if not board.merged.groups[group].told or not 0 <= op.peer < len(members):
+    if not board.is_placed(group) or not 0 <= op.peer < len(members):
         return None
     pair = (rank, members[op.peer]) if op.op == "send" else (members[op.peer], rank)
     key = (group, *pair)
@@ -111,6 +119,18 @@ def _find(board: Board, pairs: dict[tuple[int, int, int], int], rank: int, group
         pairs[key] = len(board.waits)
         board.waits.append(Wait(group, op.seq, op.op, pair))
     return pairs[key]
+
+
+def _fits(merged: Merged, at: int) -> bool:
+    """Is everybody who sends or receives at the place that its calls tell?"""
+    group, found = merged.groups[at], False
+    for rank, slot in group.slots.items():
+        for op in merged.ranks[rank].unfinished:
+            if op.p2p and op.group == slot and op.signature in merged.signatures:
+                me, found = merged.signatures[op.signature].me, True
+                if not 0 <= me < len(group.ranks) or group.ranks[me] != rank:
+                    return False
+    return found
 
 
 def _members(merged: Merged, wait: Wait) -> None:

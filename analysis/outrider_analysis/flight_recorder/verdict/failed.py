@@ -68,9 +68,8 @@ def _join(case: Case, root: Finding, finding: Finding) -> None:
     root.candidates = tuple(sorted({*root.candidates, *finding.culprits}))
     root.victims = tuple(sorted({*root.victims, *finding.victims} - set(root.candidates)))
     assert root.where is not None
-    what = f"{root.where.op} number {root.where.seq} of group {root.where.description or root.where.group}"
     root.sentence = (
-        f"Some finished {what} and others did not, as where a process dies in it; "
+        f"Some finished {words.blocked(root.where)} and others did not, as where a process dies in it; "
         f"{words.named(case.merged, root.candidates)} may have caused this."
     )
 

@@ -7,6 +7,7 @@ candidates and nobody is named.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,7 @@ from outrider_analysis.flight_recorder.verdict.order import Orders
 
 VERDICT: Final = {"op": "collective-mismatch", "size": "size-mismatch", "dtype": "dtype-mismatch"}
 SIBLINGS_MAX: Final = 16  # groups of the same kind that are asked
+BATCHES_FROM: Final = (2, 7)  # the release of the format from which on members of a batch have entries of their own
 AHEAD_MAX: Final = 64  # numbers after the first unfinished one that are compared
 
 
@@ -52,6 +54,46 @@ def find(board: Board, orders: Orders) -> dict[int, Mismatch]:
         if at is not None:
             found[group] = _judge(board.merged, orders, group, *at)
     return found
+
+
+def in_batch(merged: Merged, orders: Orders, group: int, seq: int) -> Mismatch | None:
+    """What all have joined under one number may be a batch of several collectives for some and one alone for others."""
+    known = _batches(merged, orders, group, seq)
+    if len(set(known.values())) < 2:
+        return None
+    votes, by = Counter(known.values()), "majority"
+    if 2 * max(votes.values()) <= len(known):
+        by, votes = "siblings", Counter()
+        for at in _of_the_kind(merged, orders, group):
+            votes.update(_batches(merged, orders, at, seq).values())
+    right, most = votes.most_common(1)[0] if votes else ((), 0)
+    if 2 * most <= votes.total() or right not in known.values():
+        by, right = "", next(iter(known.values()))
+    everybody = tuple(sorted(known))
+    culprits = tuple(rank for rank in everybody if by and known[rank] != right)
+    wrong = next(ops for ops in known.values() if ops != right)
+    return Mismatch(
+        group, seq, "op", culprits, () if by else everybody, _as_call(wrong), _as_call(right), by
+    )  # fmt: skip
+
+
+def _batches(merged: Merged, orders: Orders, group: int, seq: int) -> dict[int, tuple[str, ...]]:
+    """By member the collectives that it made under this number, where its release records them all."""
+    kind, found = orders.kind(group), {}
+    for rank in merged.groups[group].slots:
+        version = merged.ranks[rank].version.split(".")
+        if all(part.isdecimal() for part in version) and tuple(map(int, version)) >= BATCHES_FROM:
+            calls_of = orders.calls(rank)
+            made = [call[3] for call in calls_of if call[:3] == (kind, False, seq)]
+            if made and calls_of[0][:3] != (kind, False, seq):  # else the ring may have forgotten some of them
+                found[rank] = tuple(made)
+    return found
+
+
+def _as_call(ops: tuple[str, ...]) -> model.Signature:
+    each = [op for op in ops if not op.endswith("coalesced")]
+    text = f"a batch of {len(each)} collectives ({', '.join(dict.fromkeys(each))})" if len(ops) > 1 else "".join(ops)
+    return model.Signature(ops[-1], text=text)
 
 
 def _windows(merged: Merged, group: int) -> dict[int, tuple[int, bytes]]:
@@ -140,22 +182,27 @@ def called(merged: Merged, rank: int, group: int, seq: int) -> model.Signature |
 
 def _siblings(merged: Merged, orders: Orders, group: int, seq: int) -> model.Signature | None:
     """What most members of other groups of this kind, whose ranks run the same programs, called under this number."""
-    this, kind = merged.groups[group], orders.kind(group)
-    roles = _roles(orders, this.ranks)
     found: list[tuple[model.Signature, int]] = []
-    asked = 0
-    for at, other in enumerate(merged.groups):
-        if asked >= SIBLINGS_MAX:
-            break
-        alike = other.description == this.description and len(other.ranks) == len(this.ranks)
-        if at == group or not alike or orders.kind(at) != kind or _roles(orders, other.ranks) != roles:
-            continue
-        asked += 1
-        for rank in other.slots:
+    for at in _of_the_kind(merged, orders, group):
+        for rank in merged.groups[at].slots:
             signature = called(merged, rank, at, seq)
             if signature is not None:
                 _count(found, signature)
     return _most(found)
+
+
+def _of_the_kind(merged: Merged, orders: Orders, group: int) -> list[int]:
+    """Some other groups of this kind, whose ranks run the same programs."""
+    this, kind = merged.groups[group], orders.kind(group)
+    roles = _roles(orders, this.ranks)
+    found: list[int] = []
+    for at, other in enumerate(merged.groups):
+        if len(found) >= SIBLINGS_MAX:
+            break
+        alike = other.description == this.description and len(other.ranks) == len(this.ranks)
+        if at != group and alike and orders.kind(at) == kind and _roles(orders, other.ranks) == roles:
+            found.append(at)
+    return found
 
 
 def _roles(orders: Orders, ranks: Iterable[int]) -> set[tuple[object, ...]]:

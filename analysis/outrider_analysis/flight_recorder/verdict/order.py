@@ -91,7 +91,8 @@ class Orders:
         """The kind of a group, in the words of a member that was heard."""
         for rank, slot in self._merged.groups[group].slots.items():
             return self.kinds(rank)[slot]
-        return self._merged.groups[group].description
+        found = self._merged.groups[group]
+        return f"group of {len(found.ranks)}" if found.description in digest.UNDESCRIBED else found.description
 
     def calls(self, rank: int) -> list[Call]:
         """The newest calls of ``rank``, oldest first; none where its dump left out those that are over."""

@@ -32,6 +32,11 @@ def judge(case: Case, end: list[Node]) -> Finding | None:
         return ends.device(case, waits[0])
     joined = [at for at in waits if case.board.waits[at].joined]
     if len(end) == 1 and joined:
+        wait = case.board.waits[joined[0]]
+        batch = None if wait.pair else mismatches.in_batch(case.merged, case.orders, wait.group, wait.seq)
+        if batch is not None:
+            case.mismatched[joined[0]] = batch
+            return _mismatch(case, joined[0])
         return ends.joined(case, joined[0])
     return circle.judge(case, waits, ranks)
 
@@ -84,6 +89,8 @@ def _idle(case: Case, rank: int) -> Finding | None:
     wait = case.board.waits[cases.first_owed(case, rank, waits, mates)]
     if left is not None and left.mine is not None:
         return circle.deviated(case, [left], wait)
+    if merged.ranks[rank].unfinished_count:
+        return _hidden(case, rank, wait)
     many = [other for other in wait.missing if case.board.idle(other)]
     if wait.pair is None and len(many) > max(1, len(wait.waiting)):
         return _crowd(case, wait, many)
@@ -97,6 +104,22 @@ def _idle(case: Case, rank: int) -> Finding | None:
     if merged.ranks[rank].stack:
         evidence.append(f"its last call came from {merged.ranks[rank].stack[0]}")
     return cases.told(case, kind, (rank,), CONFIDENCE["idle"], wait, sentence, evidence)
+
+
+def _hidden(case: Case, rank: int, wait: Wait) -> Finding:
+    """It waits itself, in a group whose members nobody told."""
+    count = case.merged.ranks[rank].unfinished_count
+    sentence = (
+        f"{words.named(case.merged, (rank,)).capitalize()} never called {words.operation(case.merged, wait)}, but has "
+        f"{count} unfinished operations of its own; nothing tells for whom it waits there."
+    )
+    evidence = ["the members of their group are not told; a mesh or the groups would tell them"]
+    return cases.told(case, "unknown", (), UNKNOWN, wait, sentence, evidence, (rank,))
+
+
+def untold(case: Case, wait: Wait, sentence: str) -> Finding:
+    """Nothing is known but that ranks wait."""
+    return cases.told(case, "unknown", (), UNKNOWN, wait, sentence, ["members of groups are not told"])
 
 
 def _crowd(case: Case, wait: Wait, many: list[int]) -> Finding:

@@ -116,9 +116,8 @@ def _without_device(case: Case, finding: Finding) -> Finding:
     finding.kind, finding.confidence = "unknown", UNKNOWN
     finding.culprits, finding.candidates = (), absent or ranks[:CANDIDATES_MAX]
     finding.sentence = (
-        f"Some members of group {finding.where.description or finding.where.group} finished {finding.where.op} number "
-        f"{finding.where.seq} and others did not; {words.named(case.merged, finding.candidates)} may have fallen "
-        "silent in it."
+        f"Some finished {words.blocked(finding.where)} and others did not; "
+        f"{words.named(case.merged, finding.candidates)} may have fallen silent in it."
     )
     return finding
 

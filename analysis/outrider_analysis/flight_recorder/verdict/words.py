@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from outrider import mesh as meshes
 from outrider_analysis.flight_recorder import digest
 from outrider_analysis.flight_recorder.merge import Merged
+from outrider_analysis.flight_recorder.verdict import finding as findings
 from outrider_analysis.flight_recorder.verdict.board import Wait
 from outrider_analysis.flight_recorder.verdict.order import Call
 
@@ -48,8 +49,17 @@ def runs(ranks: Sequence[int]) -> str:
 def group(merged: Merged, index: int) -> str:
     """``group mesh_tp (ranks 0-3)``."""
     found = merged.groups[index]
-    name = found.name if found.description in digest.UNDESCRIBED else found.description
-    return f"group {name} (ranks {runs(found.ranks)})"
+    return _group(found.name, found.description, found.ranks)
+
+
+def blocked(where: findings.Where) -> str:
+    """``all_reduce number 41 of group mesh_tp (ranks 0-3)``."""
+    return f"{where.op} number {where.seq} of {_group(where.group, where.description, where.ranks)}"
+
+
+def _group(name: str, description: str, ranks: Sequence[int]) -> str:
+    """Many jobs describe no group; then its name, which may be a mere number, and its members have to do."""
+    return f"group {name if description in digest.UNDESCRIBED else description} (ranks {runs(ranks)})"
 
 
 def operation(merged: Merged, wait: Wait) -> str:
