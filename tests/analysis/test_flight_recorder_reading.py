@@ -218,3 +218,12 @@ def test_thousands_of_damaged_dumps_end_in_an_answer() -> None:
         if isinstance(found, reading.Dump):
             digest.Digester().rank(0, found)
     assert min(counts.values()) > 150
+
+
+def test_a_text_is_told_from_a_damaged_dump() -> None:
+    text, cut = reading.read(b"rank 0 is fine\n"), reading.read(pickle.dumps({"entries": []}, 2)[:-4])
+    assert isinstance(text, reading.Unreadable)
+    assert text.kind == "foreign"
+    assert text.why == "neither a pickle nor JSON: it begins with b'rank 0 is fine\\n'"
+    assert isinstance(cut, reading.Unreadable)
+    assert cut.kind == "damaged"

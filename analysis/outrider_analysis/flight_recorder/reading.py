@@ -96,6 +96,8 @@ def read(data: bytes) -> Dump | Unreadable:
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged pickle may raise nearly anything
+        if not as_json and data[:1] != b"\x80":
+            return Unreadable("foreign", f"neither a pickle nor JSON: it begins with {_shown(repr(data[:16]))}")
         form = "JSON" if as_json else "pickle"
         return Unreadable("damaged", f"no {form} that can be read: {type(error).__name__}: {_shown(str(error))}")
     return _dump("json" if as_json else "pickle", found)
