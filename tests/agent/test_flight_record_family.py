@@ -112,6 +112,55 @@ def test_ranks_that_a_launcher_has_numbered_are_told_from_it_and_from_their_work
             assert found.pid_of(rank, [f"{tmp_path}/ask_{rank}.pipe"]) == said[rank]["rank"]
 
 
+HELPED = """
+import os, subprocess, sys
+own = dict(word.split("=") for word in sys.argv[1].split(","))
+helper = subprocess.Popen(["sleep", "600"], env={**os.environ, **own})
+open("helper", "w").write(str(helper.pid) + ".")
+helper.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    "own", ["WORLD_SIZE=1", "WORLD_SIZE=1,TORCHELASTIC_RUN_ID=eval", "WORLD_SIZE=8,RANK=1,TORCHELASTIC_RUN_ID=eval"]
+)
+def test_an_evaluation_that_one_rank_starts_is_no_rank_of_the_job(tmp_path: Path, own: str) -> None:
+    (tmp_path / "rank.py").write_text(HELPED)
+    env = {"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "j"}
+    with (
+        started(tmp_path, sys.executable, "rank.py", own, RANK="0", **env) as first,
+        started(tmp_path, "sleep", "600", RANK="1", **env) as second,
+    ):
+        helper = begun(tmp_path)
+        found = family.of({0: first, 1: second}, "2", "j", os.geteuid())
+        assert found.numbering() is None
+        assert helper in found.members[0]
+        assert (found.pid_of(0, []), found.pid_of(1, [])) == (first, second)
+
+
+def test_a_keeper_that_tells_no_world_makes_no_helper_a_rank(tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(HELPED)
+    words = (sys.executable, "rank.py", "OMP_NUM_THREADS=1")
+    with started(tmp_path, *words, RANK="0", WORLD_SIZE="2", TORCHELASTIC_RUN_ID="j") as pid:
+        begun(tmp_path)
+        found = family.of({0: pid}, "", "", os.geteuid())
+        assert found.numbering() is None
+        assert found.pid_of(0, []) == pid
+
+
+def begun(folder: Path) -> int:
+    """The helper's pid, once it has been started."""
+    import asyncio
+
+    async def wait() -> str:
+        helper = folder / "helper"
+        return await world.until(
+            lambda: helper.exists() and helper.read_text().endswith(".") and helper.read_text(), "it"
+        )
+
+    return int(asyncio.run(wait()).rstrip("."))
+
+
 def test_workers_that_are_stopped_hold_no_rank_up_and_a_rank_that_is_stopped_is_told_although_they_run() -> None:
     async def scenario(job: recorders.Job) -> None:
         await job.start(dict.fromkeys(range(4), "whole, with workers"))

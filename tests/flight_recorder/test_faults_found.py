@@ -269,6 +269,23 @@ def test_a_batch_of_collectives_is_told_from_one_of_them_alone(tmp_path: pathlib
     assert "called reduce_scatter where the others called a batch of 3 collectives" in answer["sentence"]
 
 
+@pytest.mark.parametrize("within", [(4,), (2, 4, 6)])
+@pytest.mark.parametrize("rounds", [0, 3, 20])
+def test_a_rank_whose_dump_was_taken_within_its_batch_called_nothing_else(within: tuple[int, ...], rounds: int) -> None:
+    """It has made the first call of the batch, and the others that end it a moment later."""
+    ranks = mesh()
+    for number, rank in ranks.items():
+        for _ in range(rounds):
+            rank.call(tp(number)).call(dp(number)).call("0")
+        if number in within:
+            rank.call(dp(number), "_all_gather_base", done=False)
+        else:
+            batch(rank, dp(number), done=dp(number) not in {dp(other) for other in within})
+    newest = max(rank.at for rank in ranks.values()) + 1_000_000
+    found = judged(list(ranks.values()), taken_ns=newest)
+    assert told(found) == ("none", ())
+
+
 def test_what_rings_have_forgotten_adds_no_findings_that_blame_nobody(tmp_path: pathlib.Path) -> None:
     case = flight_recorder.make(60400, 64)
     flight_recorder.write(case, tmp_path)

@@ -2,8 +2,9 @@
 
 A data loader's worker has its rank's environment, RANK and all; one that was forked also has its rank's pipe open. So
 neither tells by itself. A process is a rank of its own where its parent gave it a number, a world or a run that the
-parent does not have, as torchrun does, and gave them to nobody else; all others are helpers of the rank above them. Of
-a rank and its helpers the topmost that has the rank's pipe open is the one that made it.
+parent does not have, as torchrun does, gave them to nobody else, and where all of our ranks do so; all others, such as
+an evaluation that one rank starts, are helpers of the rank above them. Of a rank and its helpers the topmost that has
+the rank's pipe open is the one that made it.
 """
 
 from __future__ import annotations
@@ -107,6 +108,11 @@ def of(ours: Mapping[int, int], world: str, run: str, user: int) -> Family:
                 same.setdefault((parent, who), []).append(pid)
     helpers = {pid: parent for (parent, _), pids in same.items() if len(pids) > 1 for pid in pids}
     _fill(found, order, whose, roots, same, helpers)
+    if found.heads and set(found.above.values()) != set(roots.values()):
+        # A launcher numbers the ranks of a whole job. Below some of ours alone it is an evaluation, or the like.
+        found.heads, found.above, found.worlds, found.members = {}, {}, set(), {}
+        for pid, _ in order:
+            found.members.setdefault(roots[pid], []).append(pid)
     return found
 
 
@@ -122,8 +128,7 @@ def _fill(
         # The parent may be that rank itself, where its script gave it a number that nobody sees from outside.
         found.members.setdefault(who.rank, []).append(parent)
         others = sum(above == parent for above, _ in same)
-        told = (who.world, who.run) != (whose[parent].world, whose[parent].run)
-        if len(pids) == 1 and (told or others > 1):
+        if len(pids) == 1 and (_is_launched(who, whose[parent]) or others > 1):
             found.heads.setdefault(who.rank, pids[0])
             found.above.setdefault(who.rank, roots[pids[0]])
             found.worlds.add(who.world)
@@ -132,6 +137,19 @@ def _fill(
             members = found.members.setdefault(whose[pid].rank, [])
             if pid not in members:
                 members.append(pid)
+
+
+def _is_launched(who: Identity, above: Identity) -> bool:
+    """Does it belong to another world than the rank that started it, and to none that is smaller?
+
+    A keeper of an older release tells neither world nor run, so nothing can be said there.
+    """
+    known = bool(above.world or above.run)
+    return known and (who.world, who.run) != (above.world, above.run) and _number(who.world) >= _number(above.world)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 8 else 0
 
 
 def _identity(env: Mapping[str, str]) -> Identity | None:

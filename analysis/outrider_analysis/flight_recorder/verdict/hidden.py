@@ -37,8 +37,13 @@ def with_groups(merged: Merged) -> Merged:
     return dataclasses.replace(merged, groups=groups, of_rank=of_rank)
 
 
+def groups(merged: Merged) -> list[int]:
+    """All groups in which sends and recvs may take place that leave no entry."""
+    return [at for at, group in enumerate(merged.groups) if len(group.ranks) > 1 and _may_hide(merged, at)]
+
+
 def groups_of(merged: Merged, rank: int) -> list[int]:
-    """The groups of ``rank`` in which sends and recvs may take place that leave no entry."""
+    """Those of ``rank``."""
     return [at for at in merged.of_rank.get(rank, ()) if len(merged.groups[at].ranks) > 1 and _may_hide(merged, at)]
 
 

@@ -85,7 +85,9 @@ def _batches(merged: Merged, orders: Orders, group: int, seq: int) -> dict[int, 
         if all(part.isdecimal() for part in version) and tuple(map(int, version)) >= BATCHES_FROM:
             calls_of = orders.calls(rank)
             made = [call[3] for call in calls_of if call[:3] == (kind, False, seq)]
-            if made and calls_of[0][:3] != (kind, False, seq):  # else the ring may have forgotten some of them
+            # More of a batch may follow until its end, and a ring may have forgotten the beginning of its first one.
+            over = made and (made[-1].endswith("coalesced") or calls_of[-1][:3] != (kind, False, seq))
+            if over and calls_of[0][:3] != (kind, False, seq):
                 found[rank] = tuple(made)
     return found
 

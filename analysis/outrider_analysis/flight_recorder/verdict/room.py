@@ -11,6 +11,7 @@ call does not wait for calls of that kind; where that is so of every kind, the c
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -42,6 +43,8 @@ class Clock:
     case: Case
     created: dict[int, dict[tuple[int, int], int]] = field(default_factory=dict)
     loose: set[str] = field(default_factory=set)  # kinds of groups whose calls do not keep their callers
+    alike: dict[tuple[str, int], list[int]] = field(default_factory=dict)  # groups, by description and size
+    mates: dict[int, frozenset[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for rank, digested in self.case.merged.ranks.items():
@@ -49,6 +52,9 @@ class Clock:
             for slot, group in enumerate(digested.groups):
                 times |= {(slot, number): told[0] for number, told in group.times().items() if told[0]}
             self.created[rank] = times
+        for at in hidden.groups(self.case.merged):
+            whole = self.case.merged.groups[at]
+            self.alike.setdefault((whole.description, len(whole.ranks)), []).append(at)
         for rank in list(self.created)[:RANKS_MAX]:
             made = self.case.orders.calls(rank)
             for call, after in itertools.pairwise(made):
@@ -88,7 +94,7 @@ def between(case: Case, clock: Clock, rank: int, group: int, partner: int) -> Ro
     own = case.orders.calls(rank)
     last = own[-1] if own else START
     gaps: set[Call] | None = None
-    for mine, other in _pairs(case, rank, group, partner)[:PAIRS_MAX]:
+    for mine, other in itertools.islice(_pairs(case, clock, rank, group, partner), PAIRS_MAX):
         found = _shared(case, clock, mine, last, other)
         if found is not None:
             gaps = found if gaps is None else gaps & found
@@ -100,20 +106,21 @@ def between(case: Case, clock: Clock, rank: int, group: int, partner: int) -> Ro
     return Room(bool(passed), bool(gaps - passed), True)
 
 
-def _pairs(case: Case, rank: int, group: int, partner: int) -> list[tuple[int, int]]:
+def _pairs(case: Case, clock: Clock, rank: int, group: int, partner: int) -> Iterator[tuple[int, int]]:
     """The pairs at the same places of other groups of the same kind, of the same roles."""
     groups = case.merged.groups
     own = groups[group]
+    alike = clock.alike.get((own.description, len(own.ranks)), [])
+    if len(alike) < 2:  # a job's largest groups have none like them, and most pairs
+        return
     places = own.ranks.index(rank), own.ranks.index(partner)
-    found = []
-    for mate in case.orders.mates(rank):
-        for at in hidden.groups_of(case.merged, mate):
-            ranks = groups[at].ranks
-            if at == group or groups[at].description != own.description or len(ranks) != len(own.ranks):
-                continue
-            if ranks[places[0]] == mate and ranks[places[1]] in case.merged.ranks:
-                found.append((mate, ranks[places[1]]))
-    return found
+    if rank not in clock.mates:
+        clock.mates[rank] = frozenset(case.orders.mates(rank))
+    mates = clock.mates[rank]
+    for at in alike:
+        mine, other = groups[at].ranks[places[0]], groups[at].ranks[places[1]]
+        if at != group and mine in mates and other in case.merged.ranks:
+            yield mine, other
 
 
 def _shared(case: Case, clock: Clock, rank: int, last: Call, partner: int) -> set[Call] | None:

@@ -26,6 +26,7 @@ DARK: Final = 0.65  # of other ranks neither dump nor look is there
 AGAINST: Final = 0.65  # hint and record contradict each other
 CANDIDATES_MAX: Final = 64
 FREE_MAX: Final = 512  # idle ranks each of which is tried as the cause
+PAIRS_MAX: Final = 300_000  # pairs of ranks and groups in which a transfer may be: 512 ranks in a group of the world
 
 
 def weigh(case: Case, findings: list[Finding], hints: Hints, shown: revealed.Revealed) -> list[Finding]:
@@ -326,10 +327,13 @@ def _causes(case: Case, ends: list[int], hints: Hints, shown: revealed.Revealed)
     skipped: dict[int, list[Node]] = {}
     may: dict[int, list[int]] = {}
     free = _free(case, ends)
-    if len(free) > FREE_MAX:
-        return _Causes(ends, {})
+    partners: dict[int, list[tuple[int, int]]] = {}
     for rank in free:
-        for group, partner in _partners(case, rank, hints):
+        partners[rank] = _partners(case, rank, hints)
+        if len(free) > FREE_MAX or sum(map(len, partners.values())) > PAIRS_MAX:
+            return _Causes(ends, {})
+    for rank in free:
+        for group, partner in partners[rank]:
             told = room.between(case, clock, rank, group, partner) if group >= 0 else room.Room()
             seen = partner in case.merged.ranks and bool(case.board.fronts.get(partner))
             faces = partner in shown.waiting  # it may be in the wrong one of two transfers
