@@ -113,8 +113,9 @@ def test_ten_thousand_strange_digests_are_refused_or_do_no_harm() -> None:
         (("ranks", 0), None, "ranks: None instead of a list of"),
         (("memberships",), {"0": "0-1048575"}, "memberships, '0': '0-1048575' is not what this key stands for"),
         (("signatures",), {"-1": []}, "signatures: the key '-1' instead of a number of 32 bits"),
-        (("outrider_flight_record",), 2, "made by a newer Outrider; this one reads format 1"),
-        (("outrider_flight_record",), "1", "outrider_flight_record: '1' instead of 1"),
+        (("outrider_flight_record",), 3, "made by a newer Outrider; this one reads format 2"),
+        (("outrider_flight_record",), 1, "made by an older Outrider; this one reads format 2"),
+        (("outrider_flight_record",), "2", "outrider_flight_record: '2' instead of 2"),
     ],
 )
 def test_a_refusal_names_the_place_the_value_and_what_was_expected(

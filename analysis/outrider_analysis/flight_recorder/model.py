@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from outrider_analysis.flight_recorder import ranges, rows
 
-FORMAT: Final = 1  # of the JSON of digests; another number is refused
+FORMAT: Final = 2  # of the JSON of digests; another number is refused. 2 tells which collectives ``arrivals`` are of
 NEVER: Final = -1
 
 OPS_MAX: Final = 64  # unfinished operations kept, the earliest
@@ -201,9 +201,10 @@ def from_json(given: object, known: dict[str, tuple[int, ...]] | None = None) ->
     if not isinstance(given, dict) or "outrider_flight_record" not in given:
         raise DigestError(f"no digest: {rows.shown(given)} instead of what `outrider fr digest` writes")
     told = given["outrider_flight_record"]
-    if type(told) is int and told > FORMAT:
+    if type(told) is int and told > 0 and told != FORMAT:
+        age = "a newer" if told > FORMAT else "an older"
         raise DigestError(
-            f"a digest of format {rows.shown(told)}, made by a newer Outrider; this one reads format {FORMAT}: "
+            f"a digest of format {rows.shown(told)}, made by {age} Outrider; this one reads format {FORMAT}: "
             "judge it with that version, or make it again with this one"
         )
     if told != FORMAT or type(told) is not int:
