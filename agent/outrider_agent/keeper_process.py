@@ -10,6 +10,7 @@ import fcntl
 import os
 import pwd
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from outrider_agent import log_folder
 from outrider_agent.keeper import cold, command, environment, sessions
 from outrider_agent.keeper import home as homes
 
@@ -43,7 +45,7 @@ class Settings:
     ranks: int = 0  # that will run here; with more than one, OMP_NUM_THREADS is 1 unless set
     user: str = ""  # run the keeper and its ranks as this user; needs root
     allow_root: bool = False  # ranks may run as root
-    own: tuple[Path, ...] = ()  # directories to create and hand to ``user``, such as the one for the logs
+    own: tuple[Path, ...] = ()  # directories to make for ``user``, such as the one for the logs
     linger_s: float = 300.0  # an idle keeper without a client leaves after this
 
 
@@ -62,8 +64,8 @@ async def spawn(interpreter: str, settings: Settings) -> str:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         homes.socket_path(home)
-        who = _user(settings, home, env)
-        with open(home.log, "ab") as keeper_log:
+        who = await _user(settings, home, env)
+        with os.fdopen(_log(home, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as keeper_log:
             process = subprocess.Popen(
                 _command(interpreter, settings, home, writing),
                 stdin=subprocess.DEVNULL,
@@ -95,27 +97,26 @@ def _command(interpreter: str, settings: Settings, home: homes.Home, ready_fd: i
     return [*words, "--allow-root"] if settings.allow_root else words
 
 
-def _user(settings: Settings, home: homes.Home, env: dict[str, str]) -> dict[str, Any]:
+async def _user(settings: Settings, home: homes.Home, env: dict[str, str]) -> dict[str, Any]:
     """Make the keeper's directories, and what Popen needs to run it as the job's user. Raises OSError, KeyError."""
     home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in settings.own:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not settings.user:
-        return {}
     try:
-        entry = pwd.getpwnam(settings.user)
+        entry = pwd.getpwnam(settings.user) if settings.user else None
     except KeyError:
         raise KeyError(f"there is no user {settings.user} on this node") from None
-    if entry.pw_uid == os.geteuid():
+    if entry is None or entry.pw_uid == os.geteuid():
+        for path in settings.own:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return {}
     if os.geteuid() != 0:
         raise PermissionError(f"running ranks as {settings.user} needs an agent that runs as root")
-    for path in (home.path, *settings.own):
-        os.chown(path, entry.pw_uid, entry.pw_gid)
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    for path in settings.own:
+        await log_folder.make(path, entry, groups)
+    log_folder.hand_over(home.path, entry.pw_uid, entry.pw_gid)  # what lies above is the agent's own
     for path in (settings.runtime, home.path.parent):
         path.chmod(path.stat().st_mode | 0o011)  # the user may pass through, and list nothing
     env.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
-    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
 
 
@@ -133,9 +134,20 @@ async def _read_all(fd: int) -> bytes:
         transport.close()
 
 
+def _log(home: homes.Home, flags: int) -> int:
+    """The keeper's log, opened; never what its user has made of that name, for the folder is theirs. Raises OSError."""
+    file = os.open(home.log, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    found = os.fstat(file)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        return file
+    os.close(file)
+    raise PermissionError(f"{home.log}: is no plain file of one name; remove it")
+
+
 def _log_tail(home: homes.Home) -> str:
     try:
-        return home.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        with os.fdopen(_log(home, os.O_RDONLY), "rb") as file:
+            return file.read()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
     except OSError:
         return "it ended without a word"
 
