@@ -26,8 +26,7 @@ def test_the_oldest_captures_go_and_the_newest_never(tmp_path: Path) -> None:
     went: list[str] = []
 
     def made(name: str) -> Path:
-        path, held, gone = keep.folder(tmp_path, "n0", name)
-        went.extend(Path(each).name for each in gone)
+        path, held = keep.folder(tmp_path, "n0", name, went)
         os.close(held)
         return Path(path)
 
@@ -35,7 +34,7 @@ def test_the_oldest_captures_go_and_the_newest_never(tmp_path: Path) -> None:
         (made(f"2026-{number:02d}") / "rank_0").write_bytes(b"x" * 1000)
     left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
     assert left == [f"2026-{number:02d}" for number in range(12 - keep.CAPTURES_MAX, 12)]
-    assert went == [f"2026-{number:02d}" for number in range(12 - keep.CAPTURES_MAX)], "what went is told"
+    assert [Path(path).name for path in went] == [f"2026-{number:02d}" for number in range(12 - keep.CAPTURES_MAX)]
     big = tmp_path / keep.FOLDER / "n0" / "2026-11" / "rank_0"
     os.truncate(big, keep.BYTES_MAX + 1)
     made("2026-12")
@@ -43,12 +42,62 @@ def test_the_oldest_captures_go_and_the_newest_never(tmp_path: Path) -> None:
     assert left == ["2026-11", "2026-12"], "the newest stays however large"
 
 
+def _captured(above: Path, name: str, size: int, went: list[str]) -> None:
+    path, held = keep.folder(above, "n0", name, went)
+    os.close(held)
+    (Path(path) / "rank_0").touch()
+    os.truncate(Path(path) / "rank_0", size)
+
+
+def test_the_first_capture_of_a_start_of_the_ranks_stays_beside_its_newest(tmp_path: Path) -> None:
+    """An incident that is looked at again and again keeps the look that is nearest to the fault."""
+    went: list[str] = []
+    for number in range(12):
+        _captured(tmp_path, f"2026-{number:02d}-generation-{2 if number else 12}", 1000, went)
+    first, last = "2026-01-generation-2", "2026-11-generation-2"
+    left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
+    assert (left[0], left[-1], len(left)) == (first, last, keep.CAPTURES_MAX)
+    for number in range(12, 15):
+        _captured(tmp_path, f"2026-{number}-generation-2", keep.BYTES_MAX - 100, went)
+    left = sorted(path.name for path in (tmp_path / keep.FOLDER / "n0").iterdir())
+    assert left == [first, "2026-13-generation-2", "2026-14-generation-2"]
+    assert len(went) == len({*went}) == 12
+
+
+def test_old_captures_go_while_the_disk_is_too_full_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    went: list[str] = []
+    for number in range(5):
+        _captured(tmp_path, f"2026-{number}", 1000, went)
+    folder = tmp_path / keep.FOLDER / "n0"
+    most = [4_000]
+
+    def check(_: int, size: int = 0) -> None:
+        if 1_000 * len(os.listdir(folder)) + size >= most[0]:
+            raise room.NoRoom("not enough room")
+
+    monkeypatch.setattr(room, "check", check)
+    _captured(tmp_path, "2026-5", 1000, went)
+    assert sorted(os.listdir(folder)) == ["2026-2", "2026-3", "2026-4", "2026-5"]
+    most[0] = 1_000
+    with pytest.raises(room.NoRoom):
+        keep.folder(tmp_path, "n0", "2026-6", went)
+    assert len(os.listdir(folder)) == 4, "where even that would not do, nothing goes"
+    most[0] = 1_001
+    monkeypatch.setattr(os, "mkdir", lambda name, *_, **__: (_ for _ in ()).throw(FileExistsError(name)))
+    with pytest.raises(FileExistsError, match="2026-6"):
+        keep.folder(tmp_path, "n0", "2026-6", went)
+    assert os.listdir(folder) == ["2026-5"], "the newest is left"
+    assert [Path(path).name for path in went] == [f"2026-{number}" for number in range(5)], "told though it is refused"
+
+
 def test_a_folder_of_somebody_elses_is_not_written_to_and_no_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / keep.FOLDER).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match=keep.FOLDER):
-        keep.folder(tmp_path / "logs", "n0", "now")
+        keep.folder(tmp_path / "logs", "n0", "now", [])
     assert not list((tmp_path / "elsewhere").iterdir())
     secret = tmp_path / "rank_0"
     secret.write_bytes(b"secret.")

@@ -313,7 +313,7 @@ def test_captures_that_make_room_for_a_new_one_are_told() -> None:
         await job.start({})
         await job.capture()
         (seen,) = await world.until(lambda: job.controller.observed("logs-removed"), "the news")
-        assert seen.evidence["paths"] == [str(above / "2020-01"), str(above / "2020-00")]
+        assert seen.evidence["paths"] == [str(above / "2020-00"), str(above / "2020-01")]
         assert seen.evidence["why"] == f"removed after {keep.CAPTURES_MAX} newer captures"
 
     recorders.play(scenario)

@@ -132,7 +132,7 @@ class Collection:
     def _make_folder(self) -> bool:
         for above in self.plan["keep"]:
             try:
-                self.folder, held, self.removed = keep.folder(Path(above), self.plan["node"], self.plan["name"])
+                self.folder, held = keep.folder(Path(above), self.plan["node"], self.plan["name"], self.removed)
                 os.fchdir(held)  # all files below are named within it: its path may lead elsewhere a moment later
                 os.close(held)
                 return True

@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import stat
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,8 +20,9 @@ from typing import Final
 from outrider_agent.flight_recorder import ask, room
 
 FOLDER: Final = "flight-records"
+GENERATION: Final = "-generation-"  # so ends the name of a capture, with the number
 CAPTURES_MAX: Final = 8
-BYTES_MAX: Final = 256 << 20  # of all captures but the newest
+BYTES_MAX: Final = 256 << 20  # of all captures but the newest and the first of a generation
 DUMP_BYTES_MAX: Final = 64 << 20  # a ring of 2,000 entries with stacks is 1 MB
 _ENDS: Final = (b".", b"}", b"]")  # a pickle and JSON; what is cut off seldom ends so
 
@@ -113,21 +115,21 @@ def _write(source: int, part: str, size: int, space: room.Room) -> None:
         os.close(descriptor)
 
 
-def folder(above: Path, node: str, name: str) -> tuple[str, int, list[str]]:
-    """Make ``above/flight-records/node/name``, for our eyes alone, and let older ones beside it go; its path, a
-    descriptor of it, and the paths of those that went. Raises OSError.
+def folder(above: Path, node: str, name: str, went: list[str]) -> tuple[str, int]:
+    """Make ``above/flight-records/node/name``, for our eyes alone, and let older ones beside it go; its path and a
+    descriptor of it. The paths of those that go are added to ``went``, also where it raises OSError.
     """
     at = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        room.check(at)
         for step in (FOLDER, node):
             at = _below(at, step, above)
-        gone = _make_room(at)
+        _make_room(at, name, lambda old: went.append(str(above / FOLDER / node / old)))
+        room.check(at)
         os.mkdir(name, 0o700, dir_fd=at)
         held = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
     finally:
         os.close(at)
-    return str(above / FOLDER / node / name), held, [str(above / FOLDER / node / each) for each in gone]
+    return str(above / FOLDER / node / name), held
 
 
 def _below(at: int, name: str, above: Path) -> int:
@@ -146,22 +148,45 @@ def _below(at: int, name: str, above: Path) -> int:
     return inner
 
 
-def _make_room(at: int) -> list[str]:
-    """Remove the oldest captures beyond the bounds, so that one more keeps them; their names. The newest that is there
-    stays.
+def _make_room(at: int, new: str, went: Callable[[str], None]) -> None:
+    """Remove the oldest captures: those beyond the bounds, so that ``new`` keeps them too, and more where the disk is
+    too full and that helps. The newest that is there stays, and so does the first of the same generation, which is
+    nearest to the fault.
     """
-    gone: list[str] = []
-    found: list[tuple[str, int]] = []
+    found: dict[str, int] = {}
     for name in sorted(os.listdir(at), reverse=True):  # they begin with their time
         with contextlib.suppress(OSError):
-            found.append((name, _bytes(at, name)))
-    total = 0
-    for place, (name, size) in enumerate(found):
-        total += size
-        if place and (place >= CAPTURES_MAX - 1 or total > BYTES_MAX):
-            shutil.rmtree(name, ignore_errors=True, dir_fd=at)
-            gone.append(name)
-    return gone
+            found[name] = _bytes(at, name)
+    stay = {*list(found)[:1], *_of_generation(new, found)[-1:]}
+    total, places = sum(found[name] for name in stay), CAPTURES_MAX - 1 - len(stay)
+    others = [name for name in found if name not in stay]
+    within = 0
+    for name in others[:places]:
+        total += found[name]
+        if total > BYTES_MAX:
+            break
+        within += 1
+    spare = sum(found[name] for name in others[:within])
+    while len(others) > within or (others and _is_low(at) and not _is_low(at, -spare)):
+        oldest = others.pop()
+        spare -= found[oldest] if len(others) < within else 0
+        shutil.rmtree(oldest, ignore_errors=True, dir_fd=at)
+        went(oldest)
+
+
+def _of_generation(new: str, names: Iterable[str]) -> list[str]:
+    """Those of the generation that the capture ``new`` is of, as its name tells."""
+    _, mark, number = new.rpartition(GENERATION)
+    return [name for name in names if mark and name.endswith(mark + number)]
+
+
+def _is_low(at: int, more: int = 0) -> bool:
+    """Whether ``more`` bytes would leave too little."""
+    try:
+        room.check(at, more)
+    except room.NoRoom:
+        return True
+    return False
 
 
 def _bytes(at: int, name: str) -> int:
