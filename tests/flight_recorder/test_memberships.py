@@ -1,5 +1,6 @@
 """Members of groups that ranks tell beside their dumps: taken as far as they hold, and never more than that."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -220,6 +221,35 @@ def test_real_groups_without_a_description_are_judged_by_what_their_ranks_told(n
     assert scores.score(case["truth"], answer).outcome == "exact", answer["sentence"]
     assert answer["confidence"] > guessed["confidence"] or guessed["confidence"] >= 0.9
     assert scores.score(case["truth"], guessed).outcome in ("exact", "unknown"), guessed["sentence"]
+
+
+@pytest.mark.parametrize("groups_told", [1, 48])
+def test_groups_that_no_dump_shows_cost_no_look_at_each_pair_of_their_ranks(
+    groups_told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = test_hints.digested(test_hints.load("undescribed", "skipped"))
+    wide = told(*((f"w{at}", "all", tuple(range(64))) for at in range(groups_told)))
+    ranks = [
+        dataclasses.replace(
+            rank,
+            rank=rank.rank + 16 * copy,
+            groups=tuple(dataclasses.replace(group, name=f"{group.name}_{copy}") for group in rank.groups),
+        )
+        for copy in range(4)
+        for rank in node.ranks
+    ]
+    looks = 0
+    mates = order.Orders.mates
+
+    def counted(*given: typing.Any) -> list[int]:
+        nonlocal looks
+        looks += 1
+        return mates(*given)
+
+    monkeypatch.setattr(order.Orders, "mates", counted)
+    whole = filled(model.NodeDigest(tuple(ranks), node.memberships, node.signatures), wide)
+    assert verdict.judge(merge.merge([whole])).culprits == ()
+    assert looks < 4 * len(ranks)
 
 
 def test_what_ranks_tell_is_kept_once_bounded_and_of_their_own_groups_alone(
