@@ -83,6 +83,34 @@ def test_a_group_that_is_being_made_is_told_once_it_is_whole(tmp_path: Path) -> 
     assert set(written(path)) == {"0", "1"}
 
 
+def test_a_group_that_never_gets_members_is_not_written_about_each_second(tmp_path: Path) -> None:
+    tables = Tables()
+    found = rank_groups.Groups(tables, str(tmp_path / "0.groups"))
+    del tables._world.pg_group_ranks[tables.make("0", [0, 1])]
+    assert found.look()
+    assert written(tmp_path / "0.groups") == {}
+    assert not found.look()
+
+
+def test_the_interpreter_is_let_go_of_between_large_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the step would wait until all of them are written: making text of a group does not let go of the lock."""
+    really, sizes = json.dumps, [0]  # members since the last rest
+
+    def dumps(value: typing.Any, **how: typing.Any) -> str:
+        sizes[-1] += len(value["ranks"]) if isinstance(value, dict) else 0
+        return really(value, **how)
+
+    monkeypatch.setattr(json, "dumps", dumps)
+    monkeypatch.setattr(rank_groups, "time", types.SimpleNamespace(sleep=lambda _: sizes.append(0)))
+    tables, path = Tables(), tmp_path / "0.groups"
+    for number in range(40):
+        tables.make(str(number), list(range(1_000)))
+    tables.make("large", list(range(10_000)))
+    assert rank_groups.Groups(tables, str(path)).look()
+    assert sizes == [*[4_000] * 10, 10_000]
+    assert len(written(path)) == 41
+
+
 def test_what_was_known_stays_when_torch_is_taken_down(tmp_path: Path) -> None:
     tables, path = Tables(), tmp_path / "0.groups"
     found = rank_groups.Groups(tables, str(path))
