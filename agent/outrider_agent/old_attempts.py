@@ -1,10 +1,10 @@
 """What former attempts of a job left in its log directory, removed beyond the job's bounds: logs, error files, and the
 dumps that torch wrote of itself.
 
-    a plan, one line of JSON -> one line of JSON: what was removed, what was left and why
+    a plan, one line of JSON -> lines of JSON: each attempt as it is begun and as it is gone; then what was left and why
 
-It is a process of its own, with the rights of whom the log directory belongs to: the disk may be dead, and a job's user
-may lay links there. Nothing is followed below the directory, and nothing is removed but what ranks and keepers write.
+It is a process of its own, with the rights of the job's user and in a directory of theirs: the disk may be dead, and
+links may lie there. Nothing is followed below the directory, and nothing is removed but what ranks and keepers write.
 Where nodes share the directory, the first to lay its claim for an attempt does the work for all.
 """
 
@@ -15,12 +15,13 @@ import errno
 import json
 import os
 import re
+import signal
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 ENTRIES_MAX: Final = 1_000_000  # names that are looked at in one folder
 FRESH_S: Final = 600.0  # where something was written so lately, somebody may be at work after all
@@ -35,7 +36,7 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(slots=True)
 class Attempt:
-    """What one attempt left: bytes on the disk, files, the newest time (Unix s) and nodes with dumps of theirs."""
+    """What one attempt left: bytes on the disk, files, the newest time (Unix s) and nodes that wrote there."""
 
     number: int
     bytes: int = 0
@@ -56,33 +57,52 @@ class Told:
     claimed: bool = False
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
-        removed = [{"attempt": one.number, "bytes": one.bytes, "files": one.files} for one in self.removed]
-        return {"removed": removed, "left": self.left, "shared": self.shared, "claimed": self.claimed}
+        """As JSON, without the attempts, which were told one by one."""
+        return {"left": self.left, "shared": self.shared, "claimed": self.claimed}
 
 
-def prune(plan: dict[str, Any]) -> Told:
+def prune(plan: dict[str, Any], tell: Callable[[dict[str, Any]], None] = lambda _: None) -> Told:
     """``plan``: logs, node, attempt (the current one), generation, keep_from (the first attempt that an open incident
-    may need), attempts (so many newest are kept, 0 for no bound) and bytes (of all that is kept, 0 for no bound).
-    Raises OSError.
+    may need), attempts (so many newest are kept, 0 for no bound), bytes (of all that is kept, 0 for no bound) and owner
+    (the user id that the directory must have, None for any). ``tell`` hears of each attempt before and after.
+    Raises OSError; the claim of a round that was not ended is taken back.
     """
     told = Told()
-    logs = os.open(plan["logs"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    logs = _opened_logs(plan)
+    claimed = ended = False
     try:
         now = _claim(logs, plan["attempt"], plan["generation"])
         if now is None:
             told.claimed = True
             return told
+        claimed = True
         first_kept = min(plan["attempt"], plan["keep_from"])
         found = sorted((number for number in _attempts(logs) if number <= plan["attempt"]), reverse=True)
         measured = [_measure(logs, number) for number in found]
         told.shared = any(one.nodes - {plan["node"]} for one in measured)
         for one in reversed(_beyond(measured, plan["attempts"], plan["bytes"])):
             if one.files and one.number < first_kept and one.newest < now - FRESH_S:
-                _remove(logs, one, told)
+                _remove(logs, one, told, tell)
+        ended = True
     finally:
+        if claimed and not ended:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{CLAIM}{plan['attempt']}-{plan['generation']}", dir_fd=logs)
         os.close(logs)
     return told
+
+
+def _opened_logs(plan: dict[str, Any]) -> int:
+    """The log directory, where it is of whom the plan says: through a link of somebody else's it may be anybody's."""
+    owner = plan.get("owner")
+    link = os.lstat(plan["logs"])
+    logs = os.open(plan["logs"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    found = os.fstat(logs)
+    if owner is None or (found.st_uid == owner and link.st_uid in (0, owner)):
+        return logs
+    os.close(logs)
+    other = link.st_uid if found.st_uid == owner else found.st_uid
+    raise PermissionError(errno.EPERM, f"belongs to user {other}, not to user {owner} of the job; all is left there")
 
 
 def _claim(logs: int, attempt: int, generation: int) -> float | None:
@@ -129,26 +149,35 @@ def _beyond(newest_first: Sequence[Attempt], attempts: int, bytes_max: int) -> l
 def _measure(logs: int, number: int) -> Attempt:
     found = Attempt(number)
 
-    def add(_: int, __: str, seen: os.stat_result, node: str) -> None:
+    def add(_: int, __: str, seen: os.stat_result) -> None:
         found.bytes += seen.st_blocks * 512
         found.files += 1
         found.newest = max(found.newest, seen.st_mtime)
-        found.nodes |= {node} if node else set()
 
     with contextlib.suppress(OSError):
+        found.nodes = _nodes(logs, number)
         _each(logs, number, add, lambda *_: None)
     return found
 
 
-def _remove(logs: int, one: Attempt, told: Told) -> None:
+def _nodes(logs: int, number: int) -> set[str]:
+    """Who wrote there: each keeper makes a folder of its node's, whether or not a dump comes."""
+    try:
+        with _opened(logs, f"attempt-{number}") as folder, _opened(folder, _DUMPS) as dumps:
+            return {each.name for each in _entries(dumps) if each.is_dir(follow_symlinks=False)}
+    except FileNotFoundError:
+        return set()
+
+
+def _remove(logs: int, one: Attempt, told: Told, tell: Callable[[dict[str, Any]], None]) -> None:
     before = len(told.left)
     gone = Attempt(one.number)
 
     def leave(name: str) -> None:
         if len(told.left) < TOLD_MAX:
-            told.left.append(f"attempt-{one.number}/{name}")
+            told.left.append(_printable(f"attempt-{one.number}/{name}"))
 
-    def unlink(folder: int, name: str, seen: os.stat_result, node: str) -> None:
+    def unlink(folder: int, name: str, seen: os.stat_result) -> None:
         try:
             os.unlink(name, dir_fd=folder)
         except FileNotFoundError:
@@ -159,14 +188,22 @@ def _remove(logs: int, one: Attempt, told: Told) -> None:
         gone.bytes += seen.st_blocks * 512
         gone.files += 1
 
+    tell({"begun": one.number, "shared": told.shared})
     try:
         _each(logs, one.number, unlink, lambda folder, name: os.rmdir(name, dir_fd=folder))
         os.rmdir(f"attempt-{one.number}", dir_fd=logs)
     except OSError as error:
         if len(told.left) == before:
             leave(f"{_one_name(logs, one.number)}: {error.strerror or error}")
-    if gone.files:
-        told.removed.append(gone)
+    finally:  # also where somebody ends this
+        if gone.files:
+            told.removed.append(gone)
+            tell({"removed": [{"attempt": gone.number, "bytes": gone.bytes, "files": gone.files}]})
+
+
+def _printable(name: str) -> str:
+    """A name with what is no UTF-8 in it written out."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _one_name(logs: int, number: int) -> str:
@@ -179,17 +216,17 @@ def _one_name(logs: int, number: int) -> str:
 def _each(
     logs: int,
     number: int,
-    file: Callable[[int, str, os.stat_result, str], None],
+    file: Callable[[int, str, os.stat_result], None],
     emptied: Callable[[int, str], None],
 ) -> None:
-    """Call ``file`` with folder, name, stamp and node ("" for logs) of each file of an attempt that is ours, and
+    """Call ``file`` with folder, name and stamp of each file of an attempt that is ours, and
     ``emptied`` with each folder of ours once all in it was told. A link is a file: it is never followed.
     """
     with _opened(logs, f"attempt-{number}") as folder:
         for entry in list(_entries(folder)):
             if _OURS.match(entry.name) and not entry.is_dir(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
-                    file(folder, entry.name, entry.stat(follow_symlinks=False), "")
+                    file(folder, entry.name, entry.stat(follow_symlinks=False))
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), _opened(folder, _DUMPS) as dumps:
             for node in [each.name for each in _entries(dumps) if each.is_dir(follow_symlinks=False)]:
                 with contextlib.suppress(OSError):
@@ -200,7 +237,7 @@ def _each(
 
 
 def _each_dump(
-    dumps: int, node: str, file: Callable[[int, str, os.stat_result, str], None], emptied: Callable[[int, str], None]
+    dumps: int, node: str, file: Callable[[int, str, os.stat_result], None], emptied: Callable[[int, str], None]
 ) -> None:
     with _opened(dumps, node) as folder:
         for generation in [each.name for each in _entries(folder) if _GENERATION.match(each.name)]:
@@ -209,7 +246,7 @@ def _each_dump(
                     for entry in list(_entries(inner)):
                         if not entry.is_dir(follow_symlinks=False):
                             with contextlib.suppress(FileNotFoundError):
-                                file(inner, entry.name, entry.stat(follow_symlinks=False), node)
+                                file(inner, entry.name, entry.stat(follow_symlinks=False))
                 emptied(folder, generation)
 
 
@@ -230,8 +267,17 @@ def _entries(folder: int) -> Iterator[os.DirEntry[str]]:
             yield entry
 
 
+def _say(document: dict[str, Any]) -> None:
+    print(json.dumps(document), flush=True)
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.exit(1)
+
+
 def main() -> None:
-    """Carry out the plan on standard input."""
+    """Carry out the plan on standard input; SIGTERM ends it with what is done told."""
+    signal.signal(signal.SIGTERM, _leave)
     with contextlib.suppress(OSError):
         os.nice(10)
     plan = json.loads(sys.stdin.readline())
@@ -240,10 +286,9 @@ def main() -> None:
             os.setgroups([])
             os.setresgid(plan["group"], plan["group"], plan["group"])
             os.setresuid(plan["user"], plan["user"], plan["user"])
-        said = prune(plan).document()
+        _say(prune(plan, _say).document())
     except OSError as error:
-        said = {"error": f"{plan['logs']}: {error.strerror or error}"}
-    print(json.dumps(said), flush=True)
+        _say({"error": f"{plan['logs']}: {error.strerror or error}"})
 
 
 if __name__ == "__main__":

@@ -259,15 +259,13 @@ class Orders:
         self._keepers.started(held, order.generation, args.attempt, done)
         limits, keep_from = job.limits, args.attempt if args.keep_from is None else args.keep_from
         self._pruner.begin(
-            pruning.Current(order.job, order.generation, args.attempt, logs),
+            pruning.Current(order.job, order.generation, args.attempt, logs, job.user),
             pruning.Bounds(limits.attempts_kept, limits.logs_bytes, keep_from),
         )
         pids = {str(rank): pid for rank, pid in sorted(done.pids.items())}
         result = {"pids": pids, "warm": done.warm, "why_cold": done.why_cold, "seconds": done.seconds}
-        if done.visible_devices is None:
-            return result
-        names = visible.gpus(done.visible_devices, len(args.ranks), self._devices())
-        return result | {"gpus": dict(zip(map(str, args.ranks), names, strict=True))}
+        names = visible.gpus(done.visible_devices, done.device_order, len(args.ranks), self._devices())
+        return result if names is None else result | {"gpus": dict(zip(map(str, args.ranks), names, strict=True))}
 
     async def _stop(self, order: wire.Order, args: Stop) -> dict[str, Any]:
         began = self._clock.monotonic()

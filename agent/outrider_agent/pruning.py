@@ -1,7 +1,8 @@
 """Old logs and dumps of this node's jobs are removed, and people are told which: a ``logs-removed`` observation each.
 
 In: a start order that was carried out, and captures that made room for themselves. Out: a process that removes what is
-beyond the job's bounds (``old_attempts``), with the rights of whom the logs belong to and ended when it takes too long.
+beyond the job's bounds (``old_attempts``), with the rights of the job's user and ended when it takes too long. What
+went until then is told in any case.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import pwd
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +26,10 @@ from outrider_agent import bounded, observe, spool, tasks
 log = logging.getLogger(__name__)
 
 WITHIN_S: Final = 600.0  # 16,384 ranks' logs on a busy file server
-STAT_S: Final = 5.0
-ANSWER_BYTES_MAX: Final = 4 << 20
+LOOK_S: Final = 5.0
+LEAVE_S: Final = 2.0  # until what is under way has said what it did
+LINE_BYTES_MAX: Final = 1 << 16
+LINES_MAX: Final = 200_000
 PATHS_MAX: Final = 512  # that one observation names
 
 
@@ -40,12 +44,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Current:
-    """The attempt that runs, and where its job logs."""
+    """The attempt that runs, where its job logs, and the user that its ranks run as ("" for the agent's own)."""
 
     job: str
     generation: int
     attempt: int
     logs: Path
+    user: str = ""
 
 
 class _Removed(msgspec.Struct):
@@ -55,13 +60,24 @@ class _Removed(msgspec.Struct):
 
 
 class _Said(msgspec.Struct):
-    """What the process says."""
+    """What the process says in one line, and all its lines together. ``begun``: an attempt whose end was not told."""
 
+    begun: int | None = None
     removed: list[_Removed] = []
     left: list[str] = []
     shared: bool = False
     claimed: bool = False
     error: str = ""
+
+    def take(self, line: bytes) -> None:
+        """Add one line; one that was cut off is none. Raises msgspec.DecodeError."""
+        if line.endswith(b"\n"):
+            one = msgspec.json.decode(line, type=_Said)
+            self.begun = one.begun
+            self.removed += one.removed
+            self.left += one.left
+            self.shared |= one.shared
+            self.error = one.error
 
 
 class Pruner:
@@ -92,28 +108,35 @@ class Pruner:
 
     async def _run(self, current: Current, bounds: Bounds) -> None:
         about: dict[str, Any] = {"job": current.job, "folder": str(current.logs)}
+        said = _Said()
         try:
-            said = await self._ask(current, bounds)
-        except (OSError, TimeoutError, bounded.CouldNotLook, msgspec.DecodeError, ValueError) as error:
-            log.warning("old logs could not be removed", extra={**about, "why": f"{error}" or "it took too long"})
-            return
-        if said.error or said.left:
-            log.warning("old logs were not all removed", extra={**about, "why": said.error or ", ".join(said.left)})
-        if said.removed:
-            paths = [str(current.logs / f"attempt-{one.attempt}") for one in said.removed]
-            numbers: dict[str, Any] = {
-                "bytes": sum(one.bytes for one in said.removed),
-                "files": sum(one.files for one in said.removed),
-                "left": said.left,
-                "shared": said.shared,
-            }
-            most = f"{bounds.attempts} attempts" if bounds.attempts else ""
-            size = f"{bounds.bytes / 2**30:.3g} GiB" if bounds.bytes else ""
-            self._tell(current, paths, f"removed after {' or '.join(filter(None, (most, size)))}", numbers)
+            await self._ask(current, bounds, said)
+        except (OSError, KeyError, bounded.CouldNotLook, msgspec.DecodeError, ValueError) as error:
+            said.error = said.error or f"{error}" or "it took too long"
+        finally:  # also where the agent ends
+            if said.begun is not None:
+                said.removed.append(_Removed(said.begun, 0, 0))
+                said.left.append(f"attempt-{said.begun}: cut off, so some of it may be left")
+            if said.error or said.left:
+                log.warning("old logs were not all removed", extra={**about, "why": said.error or ", ".join(said.left)})
+            if said.removed:
+                self._tell_attempts(current, bounds, said)
 
-    async def _ask(self, current: Current, bounds: Bounds) -> _Said:
-        found = await self._threads.ask(f"owner of {current.logs}", lambda: os.stat(current.logs), STAT_S)
-        who = {"user": found.st_uid, "group": found.st_gid} if os.geteuid() == 0 and found.st_uid else {}
+    def _tell_attempts(self, current: Current, bounds: Bounds, said: _Said) -> None:
+        paths = [str(current.logs / f"attempt-{one.attempt}") for one in said.removed]
+        numbers: dict[str, Any] = {
+            "bytes": sum(one.bytes for one in said.removed),
+            "files": sum(one.files for one in said.removed),
+            "left": said.left,
+            "shared": said.shared,
+        }
+        most = f"{bounds.attempts} attempts" if bounds.attempts else ""
+        size = f"{bounds.bytes / 2**30:.3g} GiB" if bounds.bytes else ""
+        self._tell(current, paths, f"removed after {' or '.join(filter(None, (most, size)))}", numbers)
+
+    async def _ask(self, current: Current, bounds: Bounds, said: _Said) -> None:
+        """Have it done; ``said`` fills as it goes."""
+        who = await self._threads.ask(f"user and logs of {current.job}", lambda: _who(current), LOOK_S)
         plan = {
             **who,
             "logs": str(current.logs),
@@ -127,18 +150,18 @@ class Pruner:
         words = [sys.executable, "-P", "-B", "-m", "outrider_agent.old_attempts"]
         pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
         process = await asyncio.create_subprocess_exec(
-            *words, stdin=pipe, stdout=pipe, stderr=null, limit=ANSWER_BYTES_MAX
+            *words, stdin=pipe, stdout=pipe, stderr=null, limit=LINE_BYTES_MAX
         )
+        assert process.stdin is not None
         try:
             async with asyncio.timeout(WITHIN_S):
-                out, _ = await process.communicate(msgspec.json.encode(plan) + b"\n")
+                process.stdin.write(msgspec.json.encode(plan) + b"\n")
+                process.stdin.close()
+                await _hear(process, said)
             if process.returncode:
                 raise ValueError(f"the process that removes them ended with status {process.returncode}")
-            return msgspec.json.decode(out, type=_Said)
         finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+            await _end(process, said)
 
     def _tell(self, current: Current, paths: Sequence[str], why: str, numbers: dict[str, Any]) -> None:
         place = observe.Place(self._node, current.job, current.generation)
@@ -146,3 +169,39 @@ class Pruner:
         log.info("old logs and dumps were removed", extra={"job": current.job, "what": one.text})
         self._spool.add(one)
         self._wake()
+
+
+def _who(current: Current) -> dict[str, int]:
+    """Whose the log directory must be, and whom to become. Raises KeyError. Hangs where the directory's disk does."""
+    os.access(current.logs, os.F_OK)
+    if os.geteuid() != 0:
+        return {}
+    if not current.user:
+        return {"owner": 0}
+    entry = pwd.getpwnam(current.user)
+    return {"owner": entry.pw_uid} | ({"user": entry.pw_uid, "group": entry.pw_gid} if entry.pw_uid else {})
+
+
+async def _hear(process: asyncio.subprocess.Process, said: _Said) -> None:
+    """Take what it says until it has ended."""
+    assert process.stdout is not None
+    for _ in range(LINES_MAX):
+        line = await process.stdout.readline()
+        if not line:
+            break
+        said.take(line)
+    await process.wait()
+
+
+async def _end(process: asyncio.subprocess.Process, said: _Said) -> None:
+    """End it where it runs yet, and hear what it did until then."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    with contextlib.suppress(TimeoutError, ValueError, msgspec.DecodeError):
+        async with asyncio.timeout(LEAVE_S):
+            await _hear(process, said)
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,14 +165,14 @@ class Spool:
         self.told.append(one)
 
 
-def run(logs: Path, **changed: int) -> Any:
+def run(logs: Path, user: str = "", **changed: int) -> Any:
     """One round of an agent's part, and what it told."""
     kept: Any = Spool()
 
     async def scenario() -> None:
         pruner = pruning.Pruner("n0", kept, clock.RealClock(), lambda: None)
         bounds = dataclasses.replace(pruning.Bounds(2, 1 << 40, 9), **changed)
-        pruner.begin(pruning.Current("j", 10, 9, logs), bounds)
+        pruner.begin(pruning.Current("j", 10, 9, logs, user), bounds)
         await world.until(lambda: not pruner._tasks.running("j"), "the end of it")
         await pruner.close()
 
@@ -194,7 +195,7 @@ def test_an_agent_tells_what_it_has_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
-def test_an_agent_of_root_has_no_more_rights_there_than_whom_the_logs_belong_to() -> None:
+def test_an_agent_of_root_has_no_more_rights_there_than_the_jobs_user() -> None:
     with world.short_directory() as above:
         above.chmod(0o755)
         logs = above / "logs"
@@ -205,6 +206,100 @@ def test_an_agent_of_root_has_no_more_rights_there_than_whom_the_logs_belong_to(
         theirs = logs / "attempt-3"
         os.chown(theirs, 0, 0)
         theirs.chmod(0o755)
-        run(logs)
+        assert run(logs) == [], "of a job that runs as root these are not"
+        assert len(left(logs)) == 10
+        run(logs, "nobody")
         assert left(logs) == [3, 8, 9], "what is closed to them stays"
         assert (theirs / "rank_0.log").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+@pytest.mark.parametrize("user", ["nobody", ""])
+def test_an_agent_of_root_removes_nothing_of_others_through_a_link_of_the_jobs_user(user: str) -> None:
+    with world.short_directory() as above:
+        above.chmod(0o755)
+        other, home = above / "other", above / "home"
+        for number in range(10):
+            attempt(other, number)
+        for path in (other, *other.rglob("*")):
+            os.lchown(path, 1234, 1234)
+        home.mkdir()
+        os.chown(home, 65534, 65534)
+        (home / "logs").symlink_to(other)
+        os.lchown(home / "logs", 65534, 65534)
+        assert run(home / "logs", user) == []
+        assert len(list(other.rglob("rank_0"))) == 10
+        for path in (other, *other.rglob("*")):
+            os.lchown(path, 65534, 65534)
+        os.lchown(home / "logs", 1234, 1234)
+        assert run(home / "logs", user) == [], "theirs, and somebody else says that it is of this job"
+        os.lchown(home / "logs", 65534, 65534)
+        assert len(run(home / "logs", user)) == (1 if user else 0)
+
+
+def test_what_went_is_told_also_where_the_agent_ends_in_the_middle_of_it(tmp_path: Path) -> None:
+    for number in range(40):
+        folder = attempt(tmp_path, number)
+        for rank in range(1, 300):
+            os.link(folder / "rank_0.log", folder / f"rank_{rank}.log")
+
+    def gone() -> set[int]:
+        return set(range(40)) - set(left(tmp_path))
+
+    current = pruning.Current("j", 41, 39, tmp_path)
+    kept: Any = Spool()
+
+    async def scenario(end: Callable[[], Any]) -> None:
+        pruner = pruning.Pruner("n0", kept, clock.RealClock(), lambda: None)
+        pruner.begin(current, pruning.Bounds(2, 0, 39))
+        await world.until(lambda: not pruner._tasks.running("j") or end(), "some of it")
+        await pruner.close()
+
+    asyncio.run(scenario(gone))
+    assert gone()
+    (one,) = kept.told
+    assert {str(tmp_path / f"attempt-{number}") for number in gone()} <= set(one.evidence["paths"])
+    asyncio.run(scenario(lambda: False))
+    assert left(tmp_path) == [38, 39], "the same order goes on with it"
+
+
+def test_a_round_that_was_ended_leaves_no_claim_and_tells_of_what_it_was_at(tmp_path: Path) -> None:
+    for number in range(10):
+        attempt(tmp_path, number)
+    lines: list[dict[str, Any]] = []
+
+    def tell(line: dict[str, Any]) -> None:
+        lines.append(line)
+        if line.get("begun") == 2:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        old_attempts.prune({**PLAN, "logs": str(tmp_path)}, tell)
+    assert [line["removed"][0]["attempt"] for line in lines if "removed" in line] == [0, 1]
+    assert not list(tmp_path.glob(f"{old_attempts.CLAIM}*"))
+    said = pruning._Said()
+    for line in lines:
+        said.take(json.dumps(line).encode() + b"\n")
+    said.take(b'{"removed": [{"att')
+    assert ([one.attempt for one in said.removed], said.begun) == ([0, 1], 2)
+
+
+def test_a_name_that_is_no_text_is_told_as_it_can_be(tmp_path: Path) -> None:
+    for number in range(10):
+        attempt(tmp_path, number)
+    Path(os.fsdecode(os.fsencode(tmp_path / "attempt-0") + b"/core\xff")).touch()
+    (one,) = run(tmp_path)
+    assert one.evidence["left"] == ["attempt-0/core\\udcff: Directory not empty"]
+    assert len(one.evidence["paths"]) == 8
+
+
+def test_nodes_share_a_directory_where_their_keepers_made_folders_whether_or_not_a_dump_came(tmp_path: Path) -> None:
+    for number in range(10):
+        attempt(tmp_path, number)
+        for node in ("n0", "n1"):
+            folder = tmp_path / f"attempt-{number}" / "fr" / node / f"generation-{number + 1}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "rank_0").unlink(missing_ok=True)
+    (one,) = run(tmp_path)
+    assert (one.evidence["shared"], one.evidence["files"]) == (True, 16)
+    assert left(tmp_path) == [8, 9]
