@@ -91,6 +91,7 @@ class Started:
     why_cold: str | None
     seconds: float
     visible_devices: str | None = None
+    device_order: str | None = None
 
 
 @dataclass(frozen=True)

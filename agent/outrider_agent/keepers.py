@@ -143,7 +143,8 @@ class Keepers:
 
     def started(self, held: Held, generation: int, attempt: int, done: keeper_client.Started) -> None:
         """The answer to a start order says what runs; the event that says the same comes before or after it."""
-        held.standing.started(generation, attempt, done.pids, done.warm, done.visible_devices)
+        told = done.visible_devices, done.device_order
+        held.standing.started(generation, attempt, done.pids, done.warm, *told)
         self._remember(held)
 
     async def wait_ended(self, held: Held, generation: int, patience_s: float) -> set[int]:

@@ -46,7 +46,7 @@ def gpus(watched: watchers.Watchers) -> records.Json:
 def _gpu_of_ranks(one: standing.Standing, devices: records.Json) -> dict[int, str]:
     """The index of the GPU that each rank uses: by torchrun's custom that of its local number."""
     ranks = sorted({*one.living, *one.gone})
-    if one.visible_devices is None:
+    names = visible.gpus(one.visible_devices, one.device_order, len(ranks), devices)
+    if names is None:
         return {rank: str(place) for place, rank in enumerate(ranks)}
-    names = visible.gpus(one.visible_devices, len(ranks), devices)
     return {rank: name.removeprefix("gpu") or "unknown" for rank, name in zip(ranks, names, strict=True)}

@@ -29,10 +29,17 @@ class Standing:
     living: dict[int, int] = field(default_factory=dict)  # pid by rank, of ``generation``
     gone: set[int] = field(default_factory=set)  # ranks of ``generation`` whose end has come
     visible_devices: str | None = None
+    device_order: str | None = None
     oom_kills_before: int | None = None
 
     def started(
-        self, generation: int, attempt: int, pids: dict[int, int], warm: bool, visible_devices: str | None = None
+        self,
+        generation: int,
+        attempt: int,
+        pids: dict[int, int],
+        warm: bool,
+        visible_devices: str | None = None,
+        device_order: str | None = None,
     ) -> None:
         """Ranks run, as an answer or an event says; the same news twice is one, older news is none."""
         if generation < self.generation:
@@ -42,7 +49,7 @@ class Standing:
             self.living.clear()
             self.oom_kills_before = host.oom_kills()
         self.generation, self.attempt, self.warm = generation, attempt, warm
-        self.visible_devices = visible_devices
+        self.visible_devices, self.device_order = visible_devices, device_order
         self.living.update({rank: pid for rank, pid in pids.items() if rank not in self.gone})
 
     def judge(self, event: records.Json, board: ranks.Board, now: float) -> records.Observation | None:
@@ -54,9 +61,9 @@ class Standing:
         if kind == "rank-exited":
             return self._exited(place, event, board)
         if kind == "ranks-started":
-            visible, warm = event.get("visible_devices"), event.get("warm") is True
-            visible = visible if isinstance(visible, str) else None
-            self.started(place.generation, _whole(event.get("attempt")), _pids(event), warm, visible)
+            visible, order = (_word(event.get(key)) for key in ("visible_devices", "device_order"))
+            warm = event.get("warm") is True
+            self.started(place.generation, _whole(event.get("attempt")), _pids(event), warm, visible, order)
             return observe.ranks_started(place, event, at)
         if kind == "cold-start":
             return observe.cold_start(place, event, at)
@@ -70,9 +77,8 @@ class Standing:
         known = {**dict.fromkeys(self.gone, 0), **self.living}
         found = [records.RankState(rank, rank - first, pid, pid > 0) for rank, pid in sorted(known.items())]
         state = "running" if self.living else "ended" if self.gone else "idle"
-        return records.KeeperState(
-            self.job, self.generation, self.attempt, state, self.warm, tuple(found), self.visible_devices
-        )
+        gpus = self.visible_devices, self.device_order
+        return records.KeeperState(self.job, self.generation, self.attempt, state, self.warm, tuple(found), *gpus)
 
     def _exited(self, place: observe.Place, event: records.Json, board: ranks.Board) -> records.Observation | None:
         known = observe.exit_of(event)
@@ -99,6 +105,7 @@ def of_state(node: str, state: records.KeeperState) -> Standing:
         {rank.rank: rank.pid for rank in state.ranks if rank.alive},
         {rank.rank for rank in state.ranks if not rank.alive},
         state.visible_devices,
+        state.device_order,
     )
 
 
@@ -106,6 +113,10 @@ def _pids(event: records.Json) -> dict[int, int]:
     given = event.get("pids")
     items = given.items() if isinstance(given, dict) else ()
     return {int(rank): pid for rank, pid in items if str(rank).isdigit() and isinstance(pid, int)}
+
+
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _whole(value: object) -> int:

@@ -160,3 +160,4 @@ class KeeperState:
     warm: bool
     ranks: tuple[RankState, ...] = ()
     visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES as the ranks were started with it
+    device_order: str | None = None  # CUDA_DEVICE_ORDER likewise

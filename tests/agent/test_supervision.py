@@ -107,7 +107,7 @@ def test_a_job_is_prepared_started_told_of_stopped_and_released() -> None:
 
 def test_the_gpus_that_the_job_s_environment_gives_its_ranks_are_told_and_outlive_the_agent() -> None:
     async def scenario(node: world.Node, controller: world.Controller, args: dict[str, Any]) -> None:
-        args["spec"]["env"] = {"CUDA_VISIBLE_DEVICES": "5,3"}
+        args["spec"]["env"] = {"CUDA_VISIBLE_DEVICES": "5,3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         agent = node.start()
         started = await controller.order("start", args)
         assert started.result["gpus"] == {"0": "gpu5", "1": "gpu3"}
@@ -116,7 +116,7 @@ def test_the_gpus_that_the_job_s_environment_gives_its_ranks_are_told_and_outliv
         node.start()
         await world.until(lambda: len(controller.hellos) == 2, "the next agent")
         (keeper,) = controller.hellos[1].keepers
-        assert keeper.visible_devices == "5,3"
+        assert (keeper.visible_devices, keeper.device_order) == ("5,3", "PCI_BUS_ID")
         assert (await controller.order("release", {})).ok
 
     play(scenario)

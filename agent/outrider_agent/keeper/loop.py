@@ -229,8 +229,9 @@ class Keeper:
             self._tell({"kind": "cold-start", "text": why, **told})
         pids = self._launch(order, program, why is None, told)
         seconds = time.monotonic() - begun
-        visible = {**self._base_env, **order.env}.get("CUDA_VISIBLE_DEVICES")
-        result = {"pids": pids, "warm": why is None, "why_cold": why, "seconds": seconds, "visible_devices": visible}
+        env = {**self._base_env, **order.env}
+        gpus = {"visible_devices": env.get("CUDA_VISIBLE_DEVICES"), "device_order": env.get("CUDA_DEVICE_ORDER")}
+        result = {"pids": pids, "warm": why is None, "why_cold": why, "seconds": seconds, **gpus}
         self._attempt = Attempt(order, result)
         self._tell({"kind": "ranks-started", **told, **result})
         _say(f"generation {order.generation}: started ranks {pids} in {seconds:.3f} s, {why or 'forked'}")
@@ -308,9 +309,9 @@ class Keeper:
         if any(rank.asked for rank in live):
             word = "stopping"
         result = self._attempt.result if self._attempt else {}
-        warm, visible = bool(result.get("warm")), result.get("visible_devices")
+        warm, gpus = bool(result.get("warm")), (result.get("visible_devices"), result.get("device_order"))
         attempt = order.attempt if order else -1
-        state = records.KeeperState(self._settings.job, self.generation, attempt, word, warm, shown, visible)
+        state = records.KeeperState(self._settings.job, self.generation, attempt, word, warm, shown, *gpus)
         return dataclasses.asdict(state)
 
     # --- leaving ---------------------------------------------------------------------------------------------------
