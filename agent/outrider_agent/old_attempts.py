@@ -27,6 +27,7 @@ ENTRIES_MAX: Final = 1_000_000  # names that are looked at in one folder
 FRESH_S: Final = 600.0  # where something was written so lately, somebody may be at work after all
 TOLD_MAX: Final = 8
 CLAIM: Final = ".outrider-removing-"
+MARK: Final = ".outrider-job-"  # keeper.environment.JOB_MARK
 _ATTEMPT: Final = re.compile(r"attempt-(\d{1,9})\Z")
 _OURS: Final = re.compile(r"rank_\d{1,7}\.(log|error\.json)\Z")
 _DUMPS: Final = "fr"  # keeper.recorder.FOLDER; this process loads nothing that it can do without
@@ -62,9 +63,9 @@ class Told:
 
 
 def prune(plan: dict[str, Any], tell: Callable[[dict[str, Any]], None] = lambda _: None) -> Told:
-    """``plan``: logs, node, attempt (the current one), generation, keep_from (the first attempt that an open incident
-    may need), attempts (so many newest are kept, 0 for no bound), bytes (of all that is kept, 0 for no bound) and owner
-    (the user id that the directory must have, None for any). ``tell`` hears of each attempt before and after.
+    """``plan``: logs, job, node, attempt (the current one), generation, keep_from (the first attempt that an open
+    incident may need), attempts (so many newest are kept, 0 for no bound), bytes (of all that is kept, 0 for no bound) and
+    owner (the user id that the directory must have, None for any). ``tell`` hears of each attempt before and after.
     Raises OSError; the claim of a round that was not ended is taken back.
     """
     told = Told()
@@ -77,12 +78,12 @@ def prune(plan: dict[str, Any], tell: Callable[[dict[str, Any]], None] = lambda 
             return told
         claimed = True
         first_kept = min(plan["attempt"], plan["keep_from"])
-        found = sorted((number for number in _attempts(logs) if number <= plan["attempt"]), reverse=True)
+        found = sorted((each for each in _attempts(logs, plan["job"]) if each <= plan["attempt"]), reverse=True)
         measured = [_measure(logs, number) for number in found]
         told.shared = any(one.nodes - {plan["node"]} for one in measured)
         for one in reversed(_beyond(measured, plan["attempts"], plan["bytes"])):
             if one.files and one.number < first_kept and one.newest < now - FRESH_S:
-                _remove(logs, one, told, tell)
+                _remove(logs, one, plan["job"], told, tell)
         ended = True
     finally:
         if claimed and not ended:
@@ -128,11 +129,14 @@ def _claim(logs: int, attempt: int, generation: int) -> float | None:
     return now
 
 
-def _attempts(logs: int) -> Iterator[int]:
+def _attempts(logs: int, job: str) -> Iterator[int]:
+    """Those that this job alone wrote: another that logs here too knows best what it needs of its own."""
     for entry in _entries(logs):
         match = _ATTEMPT.match(entry.name)
         if match and entry.name == f"attempt-{int(match[1])}" and entry.is_dir(follow_symlinks=False):
-            yield int(match[1])
+            with contextlib.suppress(OSError), _opened(logs, entry.name) as folder:
+                if {each.name for each in _entries(folder) if each.name.startswith(MARK)} == {f"{MARK}{job}"}:
+                    yield int(match[1])
 
 
 def _beyond(newest_first: Sequence[Attempt], attempts: int, bytes_max: int) -> list[Attempt]:
@@ -169,7 +173,7 @@ def _nodes(logs: int, number: int) -> set[str]:
         return set()
 
 
-def _remove(logs: int, one: Attempt, told: Told, tell: Callable[[dict[str, Any]], None]) -> None:
+def _remove(logs: int, one: Attempt, job: str, told: Told, tell: Callable[[dict[str, Any]], None]) -> None:
     before = len(told.left)
     gone = Attempt(one.number)
 
@@ -191,6 +195,9 @@ def _remove(logs: int, one: Attempt, told: Told, tell: Callable[[dict[str, Any]]
     tell({"begun": one.number, "shared": told.shared})
     try:
         _each(logs, one.number, unlink, lambda folder, name: os.rmdir(name, dir_fd=folder))
+        if not _one_name(logs, one.number):  # the mark goes last: it tells who may go on with this
+            with _opened(logs, f"attempt-{one.number}") as folder:
+                os.unlink(f"{MARK}{job}", dir_fd=folder)
         os.rmdir(f"attempt-{one.number}", dir_fd=logs)
     except OSError as error:
         if len(told.left) == before:
@@ -207,9 +214,9 @@ def _printable(name: str) -> str:
 
 
 def _one_name(logs: int, number: int) -> str:
-    """What is still in an attempt's folder, one name of it."""
+    """What is still in an attempt's folder besides its mark, one name of it."""
     with contextlib.suppress(OSError), _opened(logs, f"attempt-{number}") as folder:
-        return next((entry.name for entry in _entries(folder)), "")
+        return next((entry.name for entry in _entries(folder) if not entry.name.startswith(MARK)), "")
     return ""
 
 

@@ -140,6 +140,7 @@ class Pruner:
         plan = {
             **who,
             "logs": str(current.logs),
+            "job": current.job,
             "node": self._node,
             "attempt": current.attempt,
             "generation": current.generation,

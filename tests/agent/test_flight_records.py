@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from outrider_agent import old_attempts
 from outrider_agent.flight_recorder import ask, find, gather, keep
 from outrider_agent.keeper import recorder
 from outrider_agent.signals import processes
@@ -327,10 +328,12 @@ def test_a_start_removes_what_the_jobs_bounds_no_longer_allow() -> None:
             old.parent.mkdir(parents=True)
             old.touch()
             os.utime(old, (0, 0))
+            (old.parent / f"{old_attempts.MARK}j").touch()
         await job.start({}, attempt=4, limits={"attempts_kept": 2})
         (seen,) = await world.until(lambda: job.controller.observed("logs-removed"), "the news")
         assert seen.evidence["paths"] == [str(logs / f"attempt-{number}") for number in range(3)]
         assert sorted(path.name for path in logs.glob("attempt-*")) == ["attempt-3", "attempt-4"]
         assert (logs / "attempt-4" / "rank_0.log").exists()
+        assert (logs / "attempt-4" / f"{old_attempts.MARK}j").exists()
 
     recorders.play(scenario)

@@ -20,14 +20,15 @@ from outrider import clock
 from outrider_agent import old_attempts, pruning
 from tests.agent import world
 
-PLAN = {"node": "n0", "attempt": 9, "generation": 10, "keep_from": 9, "attempts": 3, "bytes": 0}
+PLAN = {"job": "j", "node": "n0", "attempt": 9, "generation": 10, "keep_from": 9, "attempts": 3, "bytes": 0}
 
 
-def attempt(logs: Path, number: int, size: int = 4096, age_s: float = 3600.0, node: str = "n0") -> Path:
+def attempt(logs: Path, number: int, size: int = 4096, age_s: float = 3600.0, node: str = "n0", job: str = "j") -> Path:
     """What an attempt leaves: a log, an error file, and a dump of torch's."""
     folder = logs / f"attempt-{number}"
     dumps = folder / "fr" / node / f"generation-{number + 1}"
     dumps.mkdir(parents=True, exist_ok=True)
+    (folder / f"{old_attempts.MARK}{job}").touch()
     for path in (folder / "rank_0.log", folder / "rank_0.error.json", dumps / "rank_0"):
         path.write_bytes(b"x" * size)
         os.utime(path, (time.time() - age_s, time.time() - age_s))
@@ -81,6 +82,19 @@ def test_what_an_open_incident_may_need_and_what_is_written_to_stays(tmp_path: P
     assert left(tmp_path) == [2, 6, 7, 8, 9, 12]
 
 
+def test_a_job_removes_nothing_of_another_job_that_logs_to_the_same_directory(tmp_path: Path) -> None:
+    for number in range(10):
+        attempt(tmp_path, number, job="other" if number in (1, 3) else "j")
+    attempt(tmp_path, 4, job="other")  # both wrote there
+    attempt(tmp_path, 5)
+    (tmp_path / "attempt-5" / f"{old_attempts.MARK}j").unlink()
+    told = prune(tmp_path, attempts=2)
+    assert left(tmp_path) == [1, 3, 4, 5, 8, 9]
+    assert [one.number for one in told.removed] == [0, 2, 6, 7]
+    prune(tmp_path, job="other", attempts=1)
+    assert left(tmp_path) == [3, 4, 5, 8, 9]
+
+
 def test_no_link_is_followed_and_what_others_have_laid_there_stays_and_is_told(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     attempt(outside, 1)
@@ -101,7 +115,7 @@ def test_no_link_is_followed_and_what_others_have_laid_there_stays_and_is_told(t
     (logs / "attempt-4").symlink_to(tmp_path / "away")
     (logs / "attempt-05").mkdir()
     told = prune(logs)
-    assert sorted(path.name for path in outside.rglob("*") if path.is_file()) == [
+    assert sorted(path.name for path in outside.rglob("rank_*")) == [
         "rank_0",
         "rank_0.error.json",
         "rank_0.log",

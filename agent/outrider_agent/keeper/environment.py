@@ -28,6 +28,7 @@ READ_AT_IMPORT: Final = (
 KEEPER_ALONE: Final = {"OPENBLAS_NUM_THREADS": "1", "OUTRIDER_KEEPER_ALONE": "1"}
 # In the first environment of the keeper and so of all that it starts: by it strays are found when it has died.
 MARK: Final = "OUTRIDER_KEEPER"
+JOB_MARK: Final = ".outrider-job-"
 
 
 def of_rank(
@@ -107,6 +108,11 @@ def _ours(order: orders.Start, rank: int, job: str, node: str, home: homes.Home)
         "OUTRIDER_GROUPS": str(home.groups(rank)),
         "OUTRIDER_FENCE": os.pathsep.join([str(home.fence), *order.fence]),
     }
+
+
+def mark_file(order: orders.Start, job: str) -> str:
+    """Says that ranks of this job wrote into the attempt's folder: jobs may share a log directory."""
+    return os.path.join(order.log_dir, f"{JOB_MARK}{job}")
 
 
 def log_file(order: orders.Start, rank: int) -> str:

@@ -6,6 +6,7 @@ those that run already). In a forked rank ``launch`` never returns: ``child.Fork
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -67,6 +68,9 @@ def _note_recorder(order: orders.Start, site: Site) -> None:
     """Make the folder for flight records, and tell the agent where they will appear. Raises OSError."""
     own = recorder.folder(order.log_dir, site.node, order.generation)
     os.makedirs(own, exist_ok=True)
+    with contextlib.suppress(OSError):  # without it the attempt is never removed, which is better than not to start
+        mark = environment.mark_file(order, site.job)
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     env = environment.of_rank(order, order.ranks[0], site.job, site.node, site.home, site.base_env)
     place = recorder.place(env, order.cwd or os.getcwd())
     note = recorder.note(place, order.ranks, own, order.generation, time.time(), env)
