@@ -64,8 +64,8 @@ class Told:
 
 def prune(plan: dict[str, Any], tell: Callable[[dict[str, Any]], None] = lambda _: None) -> Told:
     """``plan``: logs, job, node, attempt (the current one), generation, keep_from (the first attempt that an open
-    incident may need), attempts (so many newest are kept, 0 for no bound), bytes (of all that is kept, 0 for no bound) and
-    owner (the user id that the directory must have, None for any). ``tell`` hears of each attempt before and after.
+    incident may need), attempts (so many newest are kept, 0 for no bound), bytes (of all that is kept, 0 for no bound)
+    and owner (the user id that the directory must have, None for any). ``tell`` hears of each attempt before and after.
     Raises OSError; the claim of a round that was not ended is taken back.
     """
     told = Told()
