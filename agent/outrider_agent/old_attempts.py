@@ -82,7 +82,7 @@ def prune(plan: dict[str, Any], tell: Callable[[dict[str, Any]], None] = lambda 
         measured = [_measure(logs, number) for number in found]
         told.shared = any(one.nodes - {plan["node"]} for one in measured)
         for one in reversed(_beyond(measured, plan["attempts"], plan["bytes"])):
-            if one.files and one.number < first_kept and one.newest < now - FRESH_S:
+            if one.number < first_kept and one.newest < now - FRESH_S:
                 _remove(logs, one, plan["job"], told, tell)
         ended = True
     finally:
@@ -178,7 +178,7 @@ def _remove(logs: int, one: Attempt, job: str, told: Told, tell: Callable[[dict[
     gone = Attempt(one.number)
 
     def leave(name: str) -> None:
-        if len(told.left) < TOLD_MAX:
+        if one.files and len(told.left) < TOLD_MAX:  # what an earlier round left was told by it
             told.left.append(_printable(f"attempt-{one.number}/{name}"))
 
     def unlink(folder: int, name: str, seen: os.stat_result) -> None:
@@ -192,7 +192,8 @@ def _remove(logs: int, one: Attempt, job: str, told: Told, tell: Callable[[dict[
         gone.bytes += seen.st_blocks * 512
         gone.files += 1
 
-    tell({"begun": one.number, "shared": told.shared})
+    if one.files:
+        tell({"begun": one.number, "shared": told.shared})
     try:
         _each(logs, one.number, unlink, lambda folder, name: os.rmdir(name, dir_fd=folder))
         if not _one_name(logs, one.number):  # the mark goes last: it tells who may go on with this

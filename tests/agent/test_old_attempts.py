@@ -274,7 +274,8 @@ def test_what_went_is_told_also_where_the_agent_ends_in_the_middle_of_it(tmp_pat
     (one,) = kept.told
     assert {str(tmp_path / f"attempt-{number}") for number in gone()} <= set(one.evidence["paths"])
     asyncio.run(scenario(lambda: False))
-    assert left(tmp_path) == [38, 39], "the same order goes on with it"
+    still = {path.parent.name for path in tmp_path.glob("attempt-*/rank_*")}
+    assert still == {"attempt-38", "attempt-39"}, "the same order goes on with it"
 
 
 def test_a_round_that_was_ended_leaves_no_claim_and_tells_of_what_it_was_at(tmp_path: Path) -> None:
@@ -296,6 +297,10 @@ def test_a_round_that_was_ended_leaves_no_claim_and_tells_of_what_it_was_at(tmp_
         said.take(json.dumps(line).encode() + b"\n")
     said.take(b'{"removed": [{"att')
     assert ([one.attempt for one in said.removed], said.begun) == ([0, 1], 2)
+    for path in (tmp_path / "attempt-2").rglob("rank_*"):
+        path.unlink()  # what was ended had come so far
+    assert [one.number for one in prune(tmp_path).removed] == [3, 4, 5, 6]
+    assert left(tmp_path) == [7, 8, 9]
 
 
 def test_a_name_that_is_no_text_is_told_as_it_can_be(tmp_path: Path) -> None:
