@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -72,7 +73,7 @@ def prune(plan: dict[str, Any], tell: Callable[[dict[str, Any]], None] = lambda 
     logs = _opened_logs(plan)
     claimed = ended = False
     try:
-        now = _claim(logs, plan["attempt"], plan["generation"])
+        now = _claim(logs, plan["job"], plan["attempt"], plan["generation"])
         if now is None:
             told.claimed = True
             return told
@@ -88,7 +89,7 @@ def prune(plan: dict[str, Any], tell: Callable[[dict[str, Any]], None] = lambda 
     finally:
         if claimed and not ended:
             with contextlib.suppress(OSError):
-                os.unlink(f"{CLAIM}{plan['attempt']}-{plan['generation']}", dir_fd=logs)
+                os.unlink(_claim_name(plan["job"], plan["attempt"], plan["generation"]), dir_fd=logs)
         os.close(logs)
     return told
 
@@ -106,9 +107,13 @@ def _opened_logs(plan: dict[str, Any]) -> int:
     raise PermissionError(errno.EPERM, f"belongs to user {other}, not to user {owner} of the job; all is left there")
 
 
-def _claim(logs: int, attempt: int, generation: int) -> float | None:
+def _claim_name(job: str, attempt: int, generation: int) -> str:
+    return f"{CLAIM}{job}-{attempt}-{generation}"
+
+
+def _claim(logs: int, job: str, attempt: int, generation: int) -> float | None:
     """Be the one that does it for this attempt; the time now as the disk has it, None where another node is the one."""
-    name = f"{CLAIM}{attempt}-{generation}"
+    name = _claim_name(job, attempt, generation)
     try:
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=logs)
     except FileExistsError:
@@ -122,7 +127,7 @@ def _claim(logs: int, attempt: int, generation: int) -> float | None:
     finally:
         os.close(file)
     for entry in _entries(logs):
-        older = re.fullmatch(re.escape(CLAIM) + r"(\d{1,9})-(\d{1,9})", entry.name)
+        older = re.fullmatch(re.escape(f"{CLAIM}{job}-") + r"(\d{1,9})-(\d{1,9})", entry.name)
         if older and (int(older[1]), int(older[2])) < (attempt, generation):
             with contextlib.suppress(OSError):
                 os.unlink(entry.name, dir_fd=logs)
@@ -158,9 +163,11 @@ def _measure(logs: int, number: int) -> Attempt:
         found.files += 1
         found.newest = max(found.newest, seen.st_mtime)
 
-    with contextlib.suppress(OSError):
-        found.nodes = _nodes(logs, number)
+    try:
         _each(logs, number, add, lambda *_: None)
+        found.nodes = _nodes(logs, number)
+    except OSError:
+        found.newest = math.inf  # nobody knows what is there, so it stays
     return found
 
 
@@ -169,7 +176,7 @@ def _nodes(logs: int, number: int) -> set[str]:
     try:
         with _opened(logs, f"attempt-{number}") as folder, _opened(folder, _DUMPS) as dumps:
             return {each.name for each in _entries(dumps) if each.is_dir(follow_symlinks=False)}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
 
 

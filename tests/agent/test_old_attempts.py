@@ -88,7 +88,9 @@ def test_a_job_removes_nothing_of_another_job_that_logs_to_the_same_directory(tm
     attempt(tmp_path, 4, job="other")  # both wrote there
     attempt(tmp_path, 5)
     (tmp_path / "attempt-5" / f"{old_attempts.MARK}j").unlink()
-    told = prune(tmp_path, attempts=2)
+    old_attempts.prune({**PLAN, "logs": str(tmp_path), "job": "third"})
+    assert len(left(tmp_path)) == 10
+    told = old_attempts.prune({**PLAN, "logs": str(tmp_path), "attempts": 2})
     assert left(tmp_path) == [1, 3, 4, 5, 8, 9]
     assert [one.number for one in told.removed] == [0, 2, 6, 7]
     prune(tmp_path, job="other", attempts=1)
@@ -301,6 +303,18 @@ def test_a_round_that_was_ended_leaves_no_claim_and_tells_of_what_it_was_at(tmp_
         path.unlink()  # what was ended had come so far
     assert [one.number for one in prune(tmp_path).removed] == [3, 4, 5, 6]
     assert left(tmp_path) == [7, 8, 9]
+
+
+def test_what_cannot_be_looked_through_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        attempt(tmp_path, number)
+
+    def failing(logs: int, number: int) -> set[str]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(old_attempts, "_nodes", failing)
+    assert prune(tmp_path).removed == []
+    assert left(tmp_path) == list(range(10))
 
 
 def test_a_name_that_is_no_text_is_told_as_it_can_be(tmp_path: Path) -> None:
