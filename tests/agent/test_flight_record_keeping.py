@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from outrider import clock
-from outrider_agent.flight_recorder import ask, collect, find, keep, room, written
+from outrider_agent.flight_recorder import ask, collect, family, find, keep, room, written
 from outrider_agent.keeper import recorder
 from tests.agent import world
 
@@ -329,3 +329,73 @@ def test_where_the_disk_is_memory_the_machines_memory_counts(tmp_path: Path, mon
     monkeypatch.setattr(room, "MEMORY", tmp_path / "meminfo")
     with tempfile.TemporaryFile(dir="/dev/shm") as file, pytest.raises(room.NoRoom, match="its disk is memory"):
         room.check(file.fileno())
+
+
+def test_an_answer_that_breaks_off_once_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    came = []
+
+    def answer(listener: socket.socket) -> None:
+        for said in (b"", b"HTTP/1.1 200 OK\r\n\r\nwhole"):
+            connection, _ = listener.accept()
+            with connection:
+                came.append(connection.recv(4096).split()[1])
+                connection.sendall(said)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("r_0.sock")
+        listener.listen()
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
+        collection = collect.Collection({"control": "r_", "no_stacks": [], "until": time.monotonic() + 60})
+        collection._ask_twice("r_0.sock", ask.PICKLE, "rank_0.answer", time.monotonic() + 30)
+        thread.join(30)
+    assert came == [b"/handler/dump_nccl_trace_pickle"] * 2
+    assert Path("rank_0.answer").read_bytes() == b"whole"
+
+
+def test_a_full_line_before_a_control_socket_is_waited_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind("r.sock")
+        listener.listen(0)
+        for _ in range(64):  # until no more fit
+            before = stack.enter_context(socket.socket(socket.AF_UNIX))
+            before.setblocking(False)
+            try:
+                before.connect("r.sock")
+            except BlockingIOError:
+                break
+        else:
+            pytest.fail("the line is never full here")
+
+        def answer() -> None:
+            time.sleep(0.2)
+            while True:
+                connection, _ = listener.accept()
+                connection.settimeout(1)
+                with connection, contextlib.suppress(TimeoutError):
+                    if b"POST" in connection.recv(4096):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\nwhole")
+                        return
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        ask.by_socket("r.sock", ask.PICKLE, "answer", time.monotonic() + 30, room.Room())
+        thread.join(30)
+    assert Path("answer").read_bytes() == b"whole"
+
+
+def test_a_rank_that_a_look_holds_for_a_moment_is_asked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: dict[int, int] = {}
+
+    def held(pid: int) -> bool:
+        looks[pid] = looks.get(pid, 0) + 1
+        return pid == 12 or (pid == 11 and looks[pid] < 3)
+
+    monkeypatch.setattr(family, "stopped", held)
+    collection = collect.Collection({"control": "r_", "no_stacks": [], "until": time.monotonic() + 60})
+    collection.ranks = {0: collect.Rank(0, 10), 1: collect.Rank(1, 11), 2: collect.Rank(2, 12), 3: collect.Rank(3)}
+    assert [rank.rank for rank in collection._able_to_answer()] == [0, 1]
+    assert collection.notes == ["rank 2 is stopped and was not asked"]

@@ -86,7 +86,8 @@ def test_ranks_with_nccl_are_asked_on_their_control_sockets_and_without_stacks_w
         assert sorted(path.name for path in recorders.kept(found)[0].parent.iterdir()) == sorted(names.values())
         pending = [one["rank"] for one in found["ranks"] if one["pending"]]
         assert pending, "what NCCL's own recorder tells is in the evidence too"
-        assert recorders.ranks(await job.capture()) == [0, 1, 2, 3]
+        again = await job.capture()
+        assert recorders.ranks(again) == [0, 1, 2, 3], notes(again)
         assert len(list(job.begun.glob("stacks-asked-1-*"))) == 1, "who does not tell its stacks is asked once"
 
     recorders.play(scenario)

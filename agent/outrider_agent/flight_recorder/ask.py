@@ -25,6 +25,7 @@ GENERIC: Final = "fr_trace_json"
 ANSWER_BYTES_MAX: Final = 64 << 20
 HEAD_BYTES_MAX: Final = 64 * 1024
 PIECE: Final = 256 * 1024
+CROWDED_S: Final = 0.05
 
 
 class NotAsked(Exception):
@@ -37,6 +38,10 @@ class Unknown(NotAsked):
 
 class Silent(NotAsked):
     """The question was taken and not answered in time."""
+
+
+class Broken(NotAsked):
+    """The question or its answer broke off: another try may do better."""
 
 
 def by_pipe(path: str, user: int) -> None:
@@ -76,20 +81,31 @@ def by_socket(path: str, handler: str, into: str, until: float, space: room.Room
             raise NotAsked("it has no control socket (torch.distributed is not loaded)") from None
         except TimeoutError:
             raise Silent("".join(said) or f"{os.path.basename(path)} takes no connection") from None
+        except room.NoRoom as error:
+            raise NotAsked(f"{handler}: {error}") from None
         except OSError as error:
-            raise NotAsked(f"{handler}: {error.strerror or error}") from None
+            raise Broken(f"{handler}: {error.strerror or error}") from None
 
 
 def _converse(path: str, handler: str, file: _File, until: float, space: room.Room, said: list[str]) -> None:
     space.take(file.number, 0)  # before the rank makes an answer that nobody could keep
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_left(until))
-        connection.connect(path)
+        _connect(connection, path, until)
         said.append(f"{handler} gave no answer in time")
         ask = f"POST /handler/{handler} HTTP/1.1\r\nHost: rank\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         connection.sendall(ask.encode())
         rest = _head(connection, handler, until)
         _keep(connection, rest, file, until, space)
+
+
+def _connect(connection: socket.socket, path: str, until: float) -> None:
+    """Wait in the line before the socket; where that is full, for a place in it."""
+    while True:
+        connection.settimeout(_left(until))
+        try:
+            return connection.connect(path)
+        except BlockingIOError:
+            time.sleep(CROWDED_S)
 
 
 def write(descriptor: int, data: bytes) -> None:
@@ -114,7 +130,7 @@ def _head(connection: socket.socket, handler: str, until: float) -> bytes:
         piece = connection.recv(HEAD_BYTES_MAX)
         came += piece
         if not piece or len(came) > 2 * HEAD_BYTES_MAX:
-            raise NotAsked(f"{handler}: what answered speaks no HTTP")
+            raise Broken(f"{handler}: what answered speaks no HTTP")
     head, _, body = came.partition(b"\r\n\r\n")
     words = head.split(b"\r\n", 1)[0].split(None, 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/"):

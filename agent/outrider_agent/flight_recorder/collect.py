@@ -21,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ MEMORY_BYTES: Final = 1 << 30
 ASK_SHARE: Final = 0.55  # of the time, for asking; the rest is for reading
 PATIENCE_SHARE: Final = 0.5  # of that, after which a rank that has not written is asked on its socket too
 POLL_S: Final = 0.1
+HELD_S: Final = 1.0  # py-spy holds a rank while it reads the stack; on a busy machine that takes long
 YOUNG_S: Final = 3.0  # a file that was written so lately may be written on
 ASKING_MAX: Final = 64  # ranks on their sockets at a time
 STACK_BYTES: Final = 512 * 1024
@@ -146,12 +148,8 @@ class Collection:
         """Ask everybody who lives, and take what is written until it is time to read."""
         began = time.monotonic()
         patience = began + (self.ask_until - began) * PATIENCE_SHARE
-        for rank in self.ranks.values():
-            if not rank.pid:
-                continue
-            if family.stopped(rank.pid):
-                self.note(f"rank {rank.rank} is stopped and was not asked")
-            elif self._by_pipe(rank):
+        for rank in self._able_to_answer():
+            if self._by_pipe(rank):
                 rank.piped = True
             else:
                 self._by_socket(rank)
@@ -169,6 +167,24 @@ class Collection:
                 self.note(
                     f"rank {rank.rank} was asked by its pipe and has not written{f': {rank.why}' * bool(rank.why)}"
                 )
+
+    def _able_to_answer(self) -> Iterator[Rank]:
+        """Those who live and are not stopped. A look at its stack holds a rank for a moment, which is no stop."""
+        waiting = [rank for rank in self.ranks.values() if rank.pid]
+        until = min(time.monotonic() + HELD_S, self.ask_until)
+        while True:
+            stopped = []
+            for rank in waiting:
+                if family.stopped(rank.pid):
+                    stopped.append(rank)
+                else:
+                    yield rank
+            waiting = stopped
+            if not waiting or time.monotonic() > until:
+                break
+            time.sleep(POLL_S)
+        for rank in waiting:
+            self.note(f"rank {rank.rank} is stopped and was not asked")
 
     def _has_answered(self, rank: Rank) -> bool:
         return rank.written or rank.refused or bool(self.answers.get(rank.rank))
@@ -208,20 +224,27 @@ class Collection:
                 continue  # it says the same without stacks
             if handler == ask.PICKLE and rank in self.plan["no_stacks"]:
                 continue
+            file = f"{into}.answer{end}"
             try:
-                file = f"{into}.answer{end}"
-                ask.by_socket(path, handler, file, self.ask_until - left * (1 - share), self.space)
+                self._ask_twice(path, handler, file, self.ask_until - left * (1 - share))
                 found.append(file)
             except ask.Unknown:
                 continue
             except ask.NotAsked as error:
                 whys.append(str(error))
-                if not isinstance(error, ask.Silent):
+                if not isinstance(error, ask.Silent | ask.Broken):
                     break
-                if handler == ask.PICKLE:
+                if handler == ask.PICKLE and isinstance(error, ask.Silent):
                     self.silent.append(rank)
         if not found and whys:
             self.note(f"rank {rank}: {whys[-1]}")
+
+    def _ask_twice(self, path: str, handler: str, file: str, until: float) -> None:
+        try:
+            ask.by_socket(path, handler, file, until, self.space)
+        except ask.Broken:
+            time.sleep(POLL_S)
+            ask.by_socket(path, handler, file, until, self.space)
 
     # --- taking -----------------------------------------------------------------------------------------------------
 
