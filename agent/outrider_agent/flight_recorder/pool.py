@@ -248,16 +248,18 @@ class _Run:
             return
         for line in lines:
             reader.begun = True
-            self._take(reader, json.loads(line))
+            self.done += len(reader.chunk)
+            reader.chunk = []
+            if self.work:
+                reader.ask(self.work.popleft())  # before its answer is read, so that it does not wait for that
+            self._take(json.loads(line))
 
-    def _take(self, reader: _Reader, said: dict[str, Any]) -> None:
+    def _take(self, said: dict[str, Any]) -> None:
         node = model.from_json(said["node"], self.known)
         self.found.unreadable += node.unreadable
         self.found.nodes.append(model.NodeDigest(node.ranks, node.memberships, node.signatures))
         self.found.read_s += said["read_s"]
         self.found.digest_s += said["digest_s"]
-        self.done += len(reader.chunk)
-        reader.chunk = []
 
     def _dead(self, reader: _Reader) -> None:
         reader.look()
