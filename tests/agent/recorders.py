@@ -99,8 +99,11 @@ if how.endswith("with workers"):
     [one.start() for one in workers]
     (begun.parent / f"workers-{rank}").write_text(json.dumps([one.pid for one in workers]))
 (begun / str(rank)).touch()
+launcher = os.getppid() if "LAUNCHED" in os.environ else 0
 while True:
     time.sleep(0.1)
+    if launcher and os.getppid() != launcher:
+        os._exit(9)  # torchrun's workers end with it too
     if (begun / f"end-{rank}").exists():
         os._exit(7)
     try:
@@ -112,7 +115,8 @@ while True:
 # What torchrun is to its workers: one process of ours, whose children are the ranks, with settings of its own.
 LAUNCHER = """
 import os, subprocess, sys
-own = {"TORCH_FR_DUMP_TEMP_FILE": os.getcwd() + "/inner_", "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": os.getcwd() + "/ask_"}
+own = {"LAUNCHED": "1"}
+own |= {"TORCH_FR_DUMP_TEMP_FILE": os.getcwd() + "/inner_", "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": os.getcwd() + "/ask_"}
 each = [subprocess.Popen(sys.argv[1:], env={**os.environ, **own, "RANK": str(rank)}) for rank in range(4)]
 [one.wait() for one in each]
 """
